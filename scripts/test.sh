@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Sets up .venv, then runs everything a change has to pass. Arguments go to pytest: scripts/test.sh tests/ima -k margin
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash scripts/setup.sh
+export PATH="$PWD/.venv/bin:$PATH"
+
+run() {
+    local start=$SECONDS
+    printf '== %s\n' "$*"
+    "$@"
+    printf '== %s: %d s\n\n' "$1" "$((SECONDS - start))"
+}
+
+run ruff check .
+run ruff format --check .
+run mypy
+run python -m pytest --durations=10 "$@"
+printf 'All passed in %d s.\n' "$SECONDS"
