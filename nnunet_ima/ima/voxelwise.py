@@ -1,0 +1,116 @@
+"""Voxel-wise loss and Dice of each sample of its own, never pooled over a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a target is to be read.
+
+    Attributes:
+        regions: the target holds one channel per (overlapping) region and the network ends in sigmoids;
+            otherwise the target is a label map and the network ends in a softmax, class 0 being the background.
+        ignore: the label of voxels that count nowhere; where regions are used, any number says that the target's
+            last channel marks these voxels. None: every voxel counts.
+    """
+
+    regions: bool = False
+    ignore: int | None = None
+
+    def read(self, target: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Split a target into truth, foreground indicators and mask, with space flattened to V voxels.
+
+        Args:
+            target: label map (B, 1, *spatial), or regions (B, R, *spatial), with ignored voxels (B, R + 1, *spatial).
+            channels: number of channels K of the network's output.
+
+        Returns:
+            Truth, valid classes (B, V) or regions (B, R, V); foreground indicators (B, K - 1 or R, V) as floats, 0
+            where ignored; mask of valid voxels (B, 1, V) as floats, None where all are.
+        """
+        target = target.flatten(2)
+        if self.regions:
+            truth = target[:, : channels].float()
+            valid = None if self.ignore is None else 1 - target[:, -1:].float()
+            foreground = truth
+        else:
+            valid = None if self.ignore is None else (target != self.ignore).float()
+            truth = (target if valid is None else target.where(valid > 0, 0))[:, 0].long()
+            classes = torch.arange(1, channels, device=truth.device)
+            foreground = (truth[:, None] == classes[None, :, None]).float()
+        return truth, foreground if valid is None else foreground * valid, valid
+
+
+def segmentation_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Per-sample loss ℓ: mean over valid voxels of the cross-entropy, plus one minus the mean soft Dice.
+
+    Args:
+        logits: (B, K, *spatial).
+        target: see `Labels.read`.
+        labels: how to read the target.
+
+    Returns:
+        Losses (B,), in float32 at least.
+    """
+    truth, foreground, valid = labels.read(target, logits.shape[1])
+    logits = logits.flatten(2).float()
+    if labels.regions:
+        entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
+        probabilities = torch.sigmoid(logits)
+    else:
+        log_probabilities = F.log_softmax(logits, 1)
+        entropy = F.nll_loss(log_probabilities, truth, reduction="none")
+        probabilities = log_probabilities[:, 1:].exp()
+    if valid is None:
+        cross_entropy = entropy.mean(1)
+    else:
+        cross_entropy = (entropy * valid[:, 0]).sum(1) / valid.sum((1, 2)).clamp_min(1)
+        probabilities = probabilities * valid
+    return cross_entropy + 1 - _dice(probabilities, foreground, smooth=1e-5).mean(1)
+
+
+def hard_dice(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
+    """Dice of the predicted segmentation, per sample and foreground class (or region).
+
+    Returns:
+        Dice (B, K - 1 or R), 1 where a class is neither predicted nor there; and booleans of the same shape that say
+        which classes the target holds.
+    """
+    _, foreground, valid = labels.read(target, logits.shape[1])
+    return _dice(_predicted(logits, labels, valid), foreground, smooth=1e-8), foreground.any(2)
+
+
+def mean_dice_present(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Mean hard Dice (B,) over the foreground classes that each target holds; 0 where it holds none."""
+    dice, present = hard_dice(logits, target, labels)
+    return (dice * present).sum(1) / present.sum(1).clamp_min(1)
+
+
+def overlap_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """True positive, false positive and false negative voxels, shape (3, B, K - 1 or R), to pool Dice from."""
+    _, foreground, valid = labels.read(target, logits.shape[1])
+    predicted = _predicted(logits, labels, valid)
+    true_positive = (predicted * foreground).sum(2)
+    return torch.stack(
+        (true_positive, predicted.sum(2) - true_positive, foreground.sum(2) - true_positive)
+    )
+
+
+def _predicted(logits: Tensor, labels: Labels, valid: Tensor | None) -> Tensor:
+    logits = logits.flatten(2)
+    if labels.regions:
+        predicted = (logits > 0).float()
+    else:
+        classes = torch.arange(1, logits.shape[1], device=logits.device)
+        predicted = (logits.argmax(1)[:, None] == classes[None, :, None]).float()
+    return predicted if valid is None else predicted * valid
+
+
+def _dice(predicted: Tensor, foreground: Tensor, smooth: float) -> Tensor:
+    return (2 * (predicted * foreground).sum(2) + smooth) / (predicted.sum(2) + foreground.sum(2) + smooth)

@@ -1,0 +1,1 @@
+"""The geometry of noise: norms and the units of budgets. Pure PyTorch."""
