@@ -1,0 +1,1 @@
+"""Attacks that measure robustness. Pure PyTorch; every result is per sample."""

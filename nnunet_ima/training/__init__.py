@@ -1,0 +1,1 @@
+"""IMA in nnU-Net's dialect: settings, trainers, margin log, snapshots."""

@@ -1,0 +1,65 @@
+"""Training batches that are a function of the seed and their number alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+
+class SeededBatches(Dataset):  # type: ignore[type-arg]
+    """Batch number i of an nnU-Net loader, always the same for the same seed.
+
+    nnU-Net's loader draws cases, crops and augmentations from the global random states. Seeding these for each
+    batch makes a run independent of the number of workers, and a resumed run equal to an uninterrupted one.
+
+    Args:
+        loader: an `nnUNetDataLoader`.
+        seed: any sequence of whole numbers; give every loader and every rank its own.
+    """
+
+    def __init__(self, loader: Any, seed: tuple[int, ...]) -> None:
+        self.loader = loader
+        self.seed = seed
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return batch `index` as nnU-Net's dictionary of data, target and keys."""
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed_all((*self.seed, index))
+        try:
+            return self.loader.generate_train_batch()
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+def seed_all(entropy: tuple[int, ...]) -> None:
+    """Seed Python, NumPy and PyTorch from a sequence of whole numbers."""
+    words = np.random.SeedSequence(entropy).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def stream(batches: SeededBatches, numbers: Iterable[int], workers: int, pin_memory: bool) -> Iterator[dict[str, Any]]:
+    """Iterate over the batches of the given numbers, in order, loaded ahead by worker processes."""
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=_identity,
+        prefetch_factor=3 if workers else None,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(0),
+    )
+    return iter(loader)
+
+
+def _identity(batch: dict[str, Any]) -> dict[str, Any]:
+    return batch

@@ -1,0 +1,99 @@
+"""What our trainers share: settings from the plans, their schedule, seeded data and a warm start."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunet_ima.training.batches import SeededBatches, seed_all, stream
+from nnunet_ima.training.settings import resolve_settings
+from nnunet_ima.training.warm_start import load_weights, resolve_start
+
+
+class ScheduledTrainer(nnUNetTrainer):
+    """nnU-Net's training on the schedule of our settings, reproducible from their seed.
+
+    Everything random is derived from (seed, rank, epoch or batch number), so that nothing random has to be
+    stored for a resumed run to equal an uninterrupted one. Results of different devices still differ.
+    """
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.settings = resolve_settings(self.plans_manager.plans)
+        self.num_epochs = self.settings.epochs
+        self.num_iterations_per_epoch = self.settings.iterations_per_epoch
+        # nnU-Net validates on one patch batch for five training batches
+        self.num_val_iterations_per_epoch = max(1, self.settings.iterations_per_epoch // 5)
+        self.save_every = min(self.save_every, self.settings.snapshot_interval)
+
+    def initialize(self) -> None:
+        """Seed, so that fresh weights are the same in every run, and build network and optimiser."""
+        seed_all((self.settings.seed,))
+        super().initialize()
+
+    def on_train_start(self) -> None:
+        """Check the warm start before any work is done, then print the settings and start from it."""
+        start = None
+        if self.settings.start_from is not None and self.current_epoch == 0:
+            start = resolve_start(self.settings.start_from, self)
+        super().on_train_start()
+        self.print_to_log_file("Settings of this training:\n" + self.settings.describe(), add_timestamp=False)
+        if start is not None:
+            load_weights(self, start)
+            self.print_to_log_file(f"Started from {start}, segmentation heads included")
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch (for dropout and the like)."""
+        seed_all((self.settings.seed, self.local_rank, 0, self.current_epoch))
+        super().on_train_epoch_start()
+
+    def get_dataloaders(self) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
+        """Return endless training batches and validation batches that are the same in every epoch."""
+        with _environment(nnUNet_n_proc_DA="0"):  # nnU-Net would start its own, unseeded workers
+            train, val = super().get_dataloaders()
+        workers = get_allowed_n_proc_DA()
+        seed = self.settings.seed, self.local_rank
+        first = self.current_epoch * self.num_iterations_per_epoch
+        pin = self.device.type == "cuda"
+        return (
+            stream(SeededBatches(train.data_loader, (*seed, 1)), itertools.count(first), workers, pin),
+            stream(
+                SeededBatches(val.data_loader, (*seed, 2)),
+                itertools.cycle(range(self.num_val_iterations_per_epoch)),
+                (workers + 1) // 2,
+                pin,
+            ),
+        )
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint and stop the workers."""
+        super().on_train_end()
+        self.dataloader_train = self.dataloader_val = None
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,168 @@
+"""The settings of a training run, read from the plans JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from nnunet_ima.datasets.tasks import find_task
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Fewer, larger steps; the first one rides on the gradient of the clean pass.
+    "default": {"pgd_steps": 7, "alpha": 4.0, "start": "gradient", "bisection_tolerance": 0.05},
+    # Algorithm 3 with the paper's numbers.
+    "paper": {"pgd_steps": 20, "alpha": 4.0, "start": "random", "bisection_tolerance": 0.01},
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of IMA training; key "ima" of the plans JSON holds any subset of them.
+
+    Margins (`eps_max`, `delta`, `robust_eps`) are in the paper's unit: the L2 norm on a network input of
+    `reference_elements` elements, in standard deviations of the normalised image. With the default of one
+    reference element the unit is RMS noise per voxel. For the L∞ norm they are the largest change of a voxel.
+
+    Attributes:
+        preset: "default" (few, better steps) or "paper" (20 steps); it fills the attack's settings not given.
+        norm: "L2" or "Linf".
+        eps_max: largest margin.
+        delta: margin expansion per epoch; also the first margin.
+        reference_elements: N_ref, the number of elements at which an L2 margin is quoted.
+        beta: weight of the boundary samples in the loss, in [0, 1].
+        pgd_steps: gradient steps of one attack (N_PGD).
+        alpha: step factor; each step has the size alpha * margin / pgd_steps.
+        start: "random" (Algorithm 3) or "gradient": the first step follows the gradient of the clean pass,
+            which is computed anyway.
+        bisection_tolerance: length, as a share of the margin, at which the search for the boundary ends.
+        bisection_steps: most evaluations of that search (N_bin).
+        tau: Dice at which the model counts as right on a patch.
+        reduction: how the Dice of the classes present is reduced: "mean", "max" (the reference) or "min".
+        epochs: number of epochs.
+        iterations_per_epoch: optimiser steps per epoch.
+        snapshot_interval: epochs between two snapshots; a resumable checkpoint is written as often.
+        robust_interval: epochs between two measurements of the robust validation Dice; 0 switches it off.
+        robust_eps: noise of that measurement; None takes half of eps_max.
+        robust_steps: PGD steps of that measurement.
+        seed: seeds weights, data order, augmentation and attack.
+        start_from: a finished training of the same data set to begin from: a results folder name such as
+            "nnUNetTrainer__nnUNetPlans__2d", a path to such a folder or to a checkpoint file; None: from scratch.
+    """
+
+    preset: str = "default"
+    norm: str = "L2"
+    eps_max: float = 0.1
+    delta: float = 0.005
+    reference_elements: int = 1
+    beta: float = 0.5
+    pgd_steps: int = 7
+    alpha: float = 4.0
+    start: str = "gradient"
+    bisection_tolerance: float = 0.05
+    bisection_steps: int = 10
+    tau: float = 0.6
+    reduction: str = "mean"
+    epochs: int = 200
+    iterations_per_epoch: int = 250
+    snapshot_interval: int = 5
+    robust_interval: int = 5
+    robust_eps: float | None = None
+    robust_steps: int = 10
+    seed: int = 0
+    start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the key."""
+        choices = {
+            "preset": tuple(PRESETS),
+            "norm": ("L2", "Linf"),
+            "start": ("random", "gradient"),
+            "reduction": ("mean", "max", "min"),
+        }
+        for key, allowed in choices.items():
+            if getattr(self, key) not in allowed:
+                msg = f'"ima": {key} must be one of {list(allowed)}, got {getattr(self, key)!r}'
+                raise ValueError(msg)
+        for key, low, high in _RANGES:
+            _check_number(key, getattr(self, key), low, high)
+        if self.delta > self.eps_max:
+            msg = f'"ima": delta ({self.delta}) must not exceed eps_max ({self.eps_max})'
+            raise ValueError(msg)
+        if self.start_from is not None and not isinstance(self.start_from, str):
+            msg = f'"ima": start_from must be a folder name, a path or null, got {self.start_from!r}'
+            raise ValueError(msg)
+
+    def describe(self) -> str:
+        """One line per setting, for logs."""
+        return "\n".join(f"  {key}: {value}" for key, value in asdict(self).items())
+
+
+# key, lowest, highest value; a whole number as lower bound asks for whole numbers, a float bound is exclusive.
+_RANGES: tuple[tuple[str, int | float, float], ...] = (
+    ("eps_max", 0.0, float("inf")),
+    ("delta", 0.0, float("inf")),
+    ("reference_elements", 1, float("inf")),
+    ("beta", -0.0, 1.0),
+    ("pgd_steps", 1, 10_000),
+    ("alpha", 0.0, float("inf")),
+    ("bisection_tolerance", 0.0, 1.0),
+    ("bisection_steps", 0, 100),
+    ("tau", 0.0, 1.0),
+    ("epochs", 1, float("inf")),
+    ("iterations_per_epoch", 1, float("inf")),
+    ("snapshot_interval", 1, float("inf")),
+    ("robust_interval", 0, float("inf")),
+    ("robust_eps", 0.0, float("inf")),
+    ("robust_steps", 1, 10_000),
+    ("seed", 0, 2**32 - 1),
+)
+
+
+def resolve_settings(plans: Mapping[str, Any]) -> Settings:
+    """Return the settings of a training.
+
+    Later sources win, key by key: the defaults, the preset, the packaged plan of the task that the data set
+    belongs to, the key "ima" of the plans JSON.
+
+    Args:
+        plans: the plans JSON.
+
+    Raises:
+        ValueError: a key is unknown or a value impossible; the message names the key.
+    """
+    given = plans.get("ima", {})
+    if not isinstance(given, Mapping):
+        msg = f'"ima" in the plans JSON must be an object of settings, got {given!r}'
+        raise ValueError(msg)
+    validate_keys(given)
+    task = find_task(plans["dataset_name"])
+    chosen = {**(task.ima if task else {}), **given}
+    preset = chosen.get("preset", Settings.preset)
+    if preset not in PRESETS:
+        msg = f'"ima": preset must be one of {list(PRESETS)}, got {preset!r}'
+        raise ValueError(msg)
+    return Settings(**{**PRESETS[preset], **chosen})
+
+
+def validate_keys(given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a key is not the name of a setting."""
+    known = [field.name for field in fields(Settings)]
+    for key in given:
+        if key not in known:
+            msg = f'"ima": unknown setting {key!r}; known are {", ".join(known)}'
+            raise ValueError(msg)
+
+
+def _check_number(key: str, value: Any, low: int | float, high: float) -> None:
+    if value is None and key == "robust_eps":
+        return
+    whole = isinstance(low, int)
+    kind = "a whole number" if whole else "a number"
+    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    inclusive = whole or key == "beta"
+    if not fits or not (low <= value <= high if inclusive else low < value <= high) or value == float("inf"):
+        bound = f"{'at least' if inclusive else 'greater than'} {low:g}"
+        bound += f" and at most {high:g}" if high != float("inf") else ""
+        msg = f'"ima": {key} must be {kind} {bound}, got {value!r}'
+        raise ValueError(msg)
