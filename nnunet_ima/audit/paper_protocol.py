@@ -1,0 +1,265 @@
+"""The paper's measurement: PGD on single network inputs, pooled Dice.
+
+A 2D model is attacked on each validation slice that holds foreground, a 3D model on each whole validation volume;
+every input is seen by the network in one pass, at its preprocessed size padded to what the network can take. It
+measures the network, not the deployed pipeline with its sliding windows and mirrored copies.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.paths import nnUNet_preprocessed
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from torch import Tensor
+from tqdm import tqdm
+
+from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
+from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.perturbation.norms import NORMS
+
+
+PADDING = -1  # stands where an input has been padded, and counts nowhere
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model, ready to be attacked.
+
+    Attributes:
+        network: weights loaded, evaluation mode, one output.
+        labels: how its targets are read; padding is ignored.
+        patch_size: of its configuration; two numbers for a 2D one.
+        strides: total down-sampling of the network per axis; inputs are padded to multiples of it.
+        data_folder: preprocessed cases of its configuration.
+        fold: fold of its training.
+        device: where it lives.
+    """
+
+    network: torch.nn.Module
+    labels: Labels
+    patch_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    data_folder: Path
+    fold: int
+    device: torch.device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of a batch, in float32."""
+        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
+            return self.network(x).float()
+
+
+def load_model(
+    folder: Path, fold: int = 0, checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
+) -> LoadedModel:
+    """Open a results folder of nnU-Net.
+
+    Raises:
+        FileNotFoundError: the folder, its plans or the fold's checkpoint is missing.
+        NotImplementedError: the model belongs to a cascade.
+    """
+    for file in (folder / "plans.json", folder / "dataset.json", folder / f"fold_{fold}" / checkpoint):
+        if not file.is_file():
+            msg = f"{file} is missing: {folder} is no results folder with a finished fold {fold}"
+            raise FileNotFoundError(msg)
+    predictor = nnUNetPredictor(device=torch.device(device), verbose=False, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint)
+    configuration = predictor.configuration_manager
+    if configuration.previous_stage_name is not None:
+        msg = f"{folder} is the second stage of a cascade, which this measurement does not cover"
+        raise NotImplementedError(msg)
+    network = predictor.network
+    network.load_state_dict(predictor.list_of_parameters[0])
+    manager = predictor.label_manager
+    return LoadedModel(
+        network=network.to(device).eval().requires_grad_(False),
+        labels=Labels(manager.has_regions, manager.ignore_label if manager.has_ignore_label else PADDING),
+        patch_size=tuple(configuration.patch_size),
+        strides=tuple(int(s) for s in np.prod(configuration.pool_op_kernel_sizes, axis=0)),
+        data_folder=Path(nnUNet_preprocessed.require())
+        / predictor.plans_manager.dataset_name
+        / configuration.data_identifier,
+        fold=fold,
+        device=torch.device(device),
+    )
+
+
+def validation_cases(model: LoadedModel) -> list[str]:
+    """Names of the validation cases of the model's fold."""
+    splits = json.loads((model.data_folder.parent / "splits_final.json").read_text())
+    return list(splits[model.fold]["val"])
+
+
+def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list[tuple[Tensor, Tensor]]:
+    """Images (C, *spatial) and targets (1, *spatial) of the network inputs that hold foreground.
+
+    Args:
+        model: whose configuration tells 2D from 3D.
+        cases: names of preprocessed cases.
+        every: keep each n-th of them only.
+
+    Raises:
+        NotImplementedError: for region-based labels.
+    """
+    if model.labels.regions:
+        msg = "region-based labels are not covered by this measurement"
+        raise NotImplementedError(msg)
+    data_set = infer_dataset_class(str(model.data_folder))(str(model.data_folder), cases)
+    found = []
+    for case in cases:
+        image, target, _, _ = data_set.load_case(case)
+        image, target = torch.from_numpy(np.array(image)).float(), torch.from_numpy(np.array(target)).long()
+        target = target.clamp_min(0)  # -1 marks what cropping has cut away
+        if len(model.patch_size) == 2:
+            found += [(image[:, i], target[:, i]) for i in range(image.shape[1])]
+        else:
+            found.append((image, target))
+    with_foreground = [(x, y) for x, y in found if bool(((y > 0) & (y != model.labels.ignore)).any())]
+    return with_foreground[::every]
+
+
+def attack_inputs(
+    model: LoadedModel,
+    inputs: list[tuple[Tensor, Tensor]],
+    eps: float,
+    reference_elements: int,
+    *,
+    norm: str = "L2",
+    steps: int = 100,
+    batch_size: int = 32,
+    seed: int = 0,
+    progress: str | None = None,
+) -> list[Tensor]:
+    """Return each input under its worst noise, Dice + cross-entropy being climbed.
+
+    Args:
+        model: the model under attack.
+        inputs: see `network_inputs`.
+        eps: in the paper's unit: the norm on `reference_elements` elements, scaled to each input's number of elements.
+        reference_elements: see `eps`.
+        norm: "L2" or "Linf".
+        steps: of PGD; each has the size 4 · ε / steps.
+        batch_size: inputs per pass.
+        seed: of the random starts.
+        progress: title of a progress bar; None: no bar.
+    """
+    if eps == 0:
+        return [x for x, _ in inputs]
+    attacked: list[Tensor] = [x for x, _ in inputs]
+    with tqdm(total=len(inputs), desc=progress, disable=progress is None, unit="input") as bar:
+        for number, (indices, x, y, inside) in enumerate(_batches(model, inputs, batch_size)):
+            budgets = [Budget(norm, inputs[i][0].numel(), reference_elements).effective(eps) for i in indices]
+            noisy = pgd(
+                model,
+                x,
+                y,
+                torch.tensor(budgets).to(x),
+                norm=NORMS[norm],
+                loss=partial(segmentation_loss, labels=model.labels),
+                quality=partial(mean_dice_present, labels=model.labels),
+                steps=steps,
+                generator=torch.Generator().manual_seed(seed * 100_003 + number),
+                free=inside,
+            )
+            for row, index in enumerate(indices):
+                attacked[index] = _crop(noisy[row], inputs[index][0].shape[1:]).cpu()
+            bar.update(len(indices))
+    return attacked
+
+
+def score_inputs(
+    model: LoadedModel, inputs: list[tuple[Tensor, Tensor]], images: list[Tensor], batch_size: int = 32
+) -> dict[str, Any]:
+    """Pooled Dice, over all voxels of all inputs, and mean Dice per input.
+
+    Returns:
+        pooled_dice: mean over foreground classes; pooled_dice_per_class; sample_dice: mean over inputs of their mean
+        Dice over the classes present.
+    """
+    counts, samples = 0, []
+    replaced = [(image, target) for image, (_, target) in zip(images, inputs, strict=True)]
+    for _, x, y, _ in _batches(model, replaced, batch_size):
+        with torch.no_grad():
+            logits = model(x)
+        counts = counts + overlap_counts(logits, y, model.labels).sum(1).double().cpu()
+        samples.append(mean_dice_present(logits, y, model.labels).cpu())
+    true_positive, false_positive, false_negative = counts
+    per_class = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
+    return {
+        "pooled_dice": float(per_class.nanmean()),
+        "pooled_dice_per_class": [float(value) for value in per_class],
+        "sample_dice": float(torch.cat(samples).mean()),
+    }
+
+
+def predict(model: LoadedModel, image: Tensor) -> Tensor:
+    """Predicted label map (*spatial) of one network input (C, *spatial)."""
+    target = torch.zeros(1, *image.shape[1:], dtype=torch.long)
+    for _, x, _, _ in _batches(model, [(image, target)], 1):
+        with torch.no_grad():
+            return _crop(model(x)[0], image.shape[1:]).argmax(0).cpu()
+    raise AssertionError  # one input makes one batch
+
+
+def measure(
+    model: LoadedModel, eps: list[float], reference_elements: int, *, every: int = 1, **attack: Any
+) -> list[dict[str, Any]]:
+    """Attack and score a model at each ε; returns one row per ε with its seconds."""
+    inputs = network_inputs(model, validation_cases(model), every)
+    rows = []
+    for value in eps:
+        begin = perf_counter()
+        images = attack_inputs(model, inputs, value, reference_elements, progress=f"ε = {value:g}", **attack)
+        rows.append(
+            {"eps": value, "inputs": len(inputs), **score_inputs(model, inputs, images)}
+            | {"seconds": round(perf_counter() - begin, 1)}
+        )
+    return rows
+
+
+def _batches(
+    model: LoadedModel, inputs: list[tuple[Tensor, Tensor]], batch_size: int
+) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
+    """Group inputs of one padded size; yields indices, images, targets, and a mask of what is no padding."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, (x, _) in enumerate(inputs):
+        size = tuple(
+            ceil(max(length, patch) / stride) * stride
+            for length, patch, stride in zip(x.shape[1:], model.patch_size, model.strides, strict=True)
+        )
+        groups.setdefault(size, []).append(index)
+    for size, indices in groups.items():
+        for begin in range(0, len(indices), batch_size):
+            chosen = indices[begin : begin + batch_size]
+            x = torch.stack([_pad(inputs[i][0], size) for i in chosen])
+            y = torch.stack([_pad(inputs[i][1], size, model.labels.ignore) for i in chosen])
+            inside = torch.stack([_pad(torch.ones_like(inputs[i][0]), size) for i in chosen])
+            yield chosen, x.to(model.device), y.to(model.device), inside.to(model.device)
+
+
+def _pad(tensor: Tensor, size: tuple[int, ...], value: int | None = 0) -> Tensor:
+    """Pad on both sides, as nnU-Net pads small images."""
+    widths: list[int] = []
+    for length, wanted in zip(reversed(tensor.shape[1:]), reversed(size), strict=True):
+        before = (wanted - length) // 2
+        widths += [before, wanted - length - before]
+    return torch.nn.functional.pad(tensor, widths, value=value)
+
+
+def _crop(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Undo `_pad`."""
+    starts = [(have - want) // 2 for have, want in zip(tensor.shape[1:], shape, strict=True)]
+    return tensor[(slice(None), *(slice(a, a + n) for a, n in zip(starts, shape, strict=True)))]
+
