@@ -175,9 +175,7 @@ def _kinds(trainer: nnUNetTrainerIMA) -> dict[str, Callable[[Any], Any]]:
 
         def step(batch: dict[str, Any]) -> Any:
             trainer.settings = chosen
-            trainer.search = Search(
-                chosen.pgd_steps, chosen.alpha, chosen.bisection_tolerance, chosen.bisection_steps
-            )
+            trainer.search = Search(chosen.pgd_steps, chosen.alpha, chosen.bisection_tolerance, chosen.bisection_steps)
             results = []
             original = trainer._attack
             trainer._attack = lambda *arguments: results.append(original(*arguments)) or results[0]

@@ -29,7 +29,6 @@ from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, 
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 
-
 PADDING = -1  # stands where an input has been padded, and counts nowhere
 
 
@@ -188,14 +187,14 @@ def score_inputs(
         pooled_dice: mean over foreground classes; pooled_dice_per_class; sample_dice: mean over inputs of their mean
         Dice over the classes present.
     """
-    counts, samples = 0, []
+    counts, samples = [], []
     replaced = [(image, target) for image, (_, target) in zip(images, inputs, strict=True)]
     for _, x, y, _ in _batches(model, replaced, batch_size):
         with torch.no_grad():
             logits = model(x)
-        counts = counts + overlap_counts(logits, y, model.labels).sum(1).double().cpu()
+        counts.append(overlap_counts(logits, y, model.labels).sum(1).double().cpu())
         samples.append(mean_dice_present(logits, y, model.labels).cpu())
-    true_positive, false_positive, false_negative = counts
+    true_positive, false_positive, false_negative = torch.stack(counts).sum(0)
     per_class = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
     return {
         "pooled_dice": float(per_class.nanmean()),
@@ -262,4 +261,3 @@ def _crop(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Undo `_pad`."""
     starts = [(have - want) // 2 for have, want in zip(tensor.shape[1:], shape, strict=True)]
     return tensor[(slice(None), *(slice(a, a + n) for a, n in zip(starts, shape, strict=True)))]
-

@@ -118,7 +118,8 @@ class Demo:
         from nnunet_ima.audit import paper_protocol as protocol
         from nnunet_ima.report.noise_grid import draw_noise_grid
 
-        rows, panels = {}, {}
+        rows: dict[str, list[dict[str, Any]]] = {}
+        panels: dict[str, list[tuple[str, Any, Any]]] = {}
         for model, trainer in MODELS.items():
             plans = "nnUNetPlans" if trainer == MODELS["plain nnU-Net"] else "nnUNetPlansWarm"
             loaded = protocol.load_model(results / f"{trainer}__{plans}__{CONFIGURATION}")

@@ -172,4 +172,3 @@ def _pull_back(
         evaluations=search.bisections,
     )
     walk.delta[crossed] = right + step * per_sample(share, x)
-

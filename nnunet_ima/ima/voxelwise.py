@@ -36,7 +36,7 @@ class Labels:
         """
         target = target.flatten(2)
         if self.regions:
-            truth = target[:, : channels].float()
+            truth = target[:, :channels].float()
             valid = None if self.ignore is None else 1 - target[:, -1:].float()
             foreground = truth
         else:
@@ -97,9 +97,7 @@ def overlap_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     _, foreground, valid = labels.read(target, logits.shape[1])
     predicted = _predicted(logits, labels, valid)
     true_positive = (predicted * foreground).sum(2)
-    return torch.stack(
-        (true_positive, predicted.sum(2) - true_positive, foreground.sum(2) - true_positive)
-    )
+    return torch.stack((true_positive, predicted.sum(2) - true_positive, foreground.sum(2) - true_positive))
 
 
 def _predicted(logits: Tensor, labels: Labels, valid: Tensor | None) -> Tensor:

@@ -5,6 +5,7 @@ Tensors have shape (B, C, *spatial); sizes have shape (B,).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -42,7 +43,8 @@ class L2:
 
     def size(self, delta: Tensor) -> Tensor:
         """See `Norm.size`."""
-        return delta.flatten(1).norm(dim=1)
+        size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+        return size
 
     def project(self, delta: Tensor, eps: Tensor) -> Tensor:
         """See `Norm.project`."""
@@ -91,6 +93,8 @@ def per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
-def _draw(sampler, shape: torch.Size, generator: torch.Generator, device: torch.device) -> Tensor:  # type: ignore[no-untyped-def]
+def _draw(
+    sampler: Callable[..., Tensor], shape: torch.Size, generator: torch.Generator, device: torch.device
+) -> Tensor:
     # drawn where the generator lives, so that a CPU generator gives every device the same noise
     return sampler(shape, generator=generator, device=generator.device).to(device)

@@ -363,10 +363,11 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         super().load_checkpoint(filename_or_checkpoint)
         stored = self.my_init_kwargs.pop("nnunet_ima", None)
         if stored is None:
-            msg = f"{filename_or_checkpoint} holds no margins: it was not written by nnUNetTrainerIMA"
+            msg = (
+                f"{filename_or_checkpoint} holds no margins: it was not written by nnUNetTrainerIMA. "
+                'To begin from it, name it in the setting start_from of the plans JSON, key "ima".'
+            )
             raise ValueError(msg)
         register_series(self.logger.local_logger.my_fantastic_logging)
         self.margin_table = MarginTable(stored["margins"], self.settings.delta, self.settings.eps_max)
         self.margin_table.load_state_dict(stored["margins"])
-
-

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 from nnunet_ima.datasets.tasks import find_task
 
@@ -84,8 +85,11 @@ class Settings:
             if getattr(self, key) not in allowed:
                 msg = f'"ima": {key} must be one of {list(allowed)}, got {getattr(self, key)!r}'
                 raise ValueError(msg)
-        for key, low, high in _RANGES:
-            _check_number(key, getattr(self, key), low, high)
+        for key, values in _RANGES.items():
+            value = getattr(self, key)
+            if not values.holds(value) and not (key == "robust_eps" and value is None):
+                msg = f'"ima": {key} must be {values}, got {value!r}'
+                raise ValueError(msg)
         if self.delta > self.eps_max:
             msg = f'"ima": delta ({self.delta}) must not exceed eps_max ({self.eps_max})'
             raise ValueError(msg)
@@ -98,25 +102,44 @@ class Settings:
         return "\n".join(f"  {key}: {value}" for key, value in asdict(self).items())
 
 
-# key, lowest, highest value; a whole number as lower bound asks for whole numbers, a float bound is exclusive.
-_RANGES: tuple[tuple[str, int | float, float], ...] = (
-    ("eps_max", 0.0, float("inf")),
-    ("delta", 0.0, float("inf")),
-    ("reference_elements", 1, float("inf")),
-    ("beta", -0.0, 1.0),
-    ("pgd_steps", 1, 10_000),
-    ("alpha", 0.0, float("inf")),
-    ("bisection_tolerance", 0.0, 1.0),
-    ("bisection_steps", 0, 100),
-    ("tau", 0.0, 1.0),
-    ("epochs", 1, float("inf")),
-    ("iterations_per_epoch", 1, float("inf")),
-    ("snapshot_interval", 1, float("inf")),
-    ("robust_interval", 0, float("inf")),
-    ("robust_eps", 0.0, float("inf")),
-    ("robust_steps", 1, 10_000),
-    ("seed", 0, 2**32 - 1),
-)
+class _Range(NamedTuple):
+    """Values that a setting may take: above `low` (at least, if closed) and at most `high`."""
+
+    low: float
+    high: float = math.inf
+    closed: bool = False
+    whole: bool = False
+
+    def __str__(self) -> str:
+        text = f"{'a whole number' if self.whole else 'a number'} "
+        text += f"{'at least' if self.closed else 'greater than'} {self.low:g}"
+        return text + (f" and at most {self.high:g}" if self.high < math.inf else "")
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is such a number."""
+        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
+            return False
+        return math.isfinite(value) and value <= self.high and (value >= self.low if self.closed else value > self.low)
+
+
+_RANGES = {
+    "eps_max": _Range(0),
+    "delta": _Range(0),
+    "reference_elements": _Range(1, closed=True, whole=True),
+    "beta": _Range(0, 1, closed=True),
+    "pgd_steps": _Range(1, closed=True, whole=True),
+    "alpha": _Range(0),
+    "bisection_tolerance": _Range(0, 1),
+    "bisection_steps": _Range(0, closed=True, whole=True),
+    "tau": _Range(0, 1),
+    "epochs": _Range(1, closed=True, whole=True),
+    "iterations_per_epoch": _Range(1, closed=True, whole=True),
+    "snapshot_interval": _Range(1, closed=True, whole=True),
+    "robust_interval": _Range(0, closed=True, whole=True),
+    "robust_eps": _Range(0),
+    "robust_steps": _Range(1, closed=True, whole=True),
+    "seed": _Range(0, 2**32 - 1, closed=True, whole=True),
+}
 
 
 def resolve_settings(plans: Mapping[str, Any]) -> Settings:
@@ -152,17 +175,3 @@ def validate_keys(given: Mapping[str, Any]) -> None:
         if key not in known:
             msg = f'"ima": unknown setting {key!r}; known are {", ".join(known)}'
             raise ValueError(msg)
-
-
-def _check_number(key: str, value: Any, low: int | float, high: float) -> None:
-    if value is None and key == "robust_eps":
-        return
-    whole = isinstance(low, int)
-    kind = "a whole number" if whole else "a number"
-    fits = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    inclusive = whole or key == "beta"
-    if not fits or not (low <= value <= high if inclusive else low < value <= high) or value == float("inf"):
-        bound = f"{'at least' if inclusive else 'greater than'} {low:g}"
-        bound += f" and at most {high:g}" if high != float("inf") else ""
-        msg = f'"ima": {key} must be {kind} {bound}, got {value!r}'
-        raise ValueError(msg)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
 from nnunet_ima.ima.criteria import ArgmaxCriterion, Criterion, DiceCriterion
 from nnunet_ima.ima.voxelwise import Labels, segmentation_loss
-from nnunet_ima.perturbation.norms import NORMS, L2
+from nnunet_ima.perturbation.norms import L2, NORMS
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -30,7 +30,9 @@ class Problem:
     criterion: Criterion
     loss: Loss
 
-    def attack(self, eps: float | Tensor, norm: str = "L2", seed: int = 0, rows: slice | None = None, **options) -> BoundarySamples:
+    def attack(
+        self, eps: float | Tensor, norm: str = "L2", seed: int = 0, rows: slice | None = None, **options
+    ) -> BoundarySamples:
         x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
         x = x.clone().requires_grad_()
         logits = self.model(x)
@@ -107,7 +109,7 @@ def test_random_start_finds_the_same_crossings_and_stays_in_the_ball(linear: Pro
 
 
 def test_margins_on_a_linear_segmenter() -> None:
-    """Each voxel is judged by its own two channels; the target holds one voxel, so that its flip takes the Dice to 0."""
+    """Each voxel is judged by its own two channels; the target is one voxel; its flip takes the Dice to 0."""
     weight, lead = torch.tensor([3.0, -4.0]), torch.tensor([0.5, 1.0, 2.0, 4.0])
 
     def model(x: Tensor) -> Tensor:
@@ -142,7 +144,9 @@ def test_a_sample_does_not_depend_on_its_batch_mates(network: Problem, free_grad
         torch.testing.assert_close(together.x[0], alone.x[0])
 
 
-def straightforward(problem: Problem, index: int, start: Tensor, eps: float, steps: int, alpha: float) -> tuple[bool, Tensor]:
+def straightforward(
+    problem: Problem, index: int, start: Tensor, eps: float, steps: int, alpha: float
+) -> tuple[bool, Tensor]:
     """Algorithm 3 for one sample, with 40 plain bisections."""
     x, y = problem.x[index : index + 1], problem.y[index : index + 1]
     delta, right = start.clone(), torch.zeros_like(start)
@@ -202,7 +206,13 @@ def test_weights_get_no_gradient(network: Problem) -> None:
 
 
 def test_noise_stays_where_it_is_free(network: Problem) -> None:
-    problem = Problem(lambda z: network.model(z[:, :1] + z[:, 1:]), network.x.repeat(1, 2, 1, 1) / 2, network.y, network.criterion, network.loss)
+    problem = Problem(
+        lambda z: network.model(z[:, :1] + z[:, 1:]),
+        network.x.repeat(1, 2, 1, 1) / 2,
+        network.y,
+        network.criterion,
+        network.loss,
+    )
     free = torch.zeros(1, 2, 1, 1)
     free[:, 0] = 1
     for free_gradient in (True, False):

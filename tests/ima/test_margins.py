@@ -10,7 +10,7 @@ def table() -> MarginTable:
 
 
 def observe(table: MarginTable, *visits: tuple[str, bool, float]) -> None:
-    cases, crossed, sizes = zip(*visits)
+    cases, crossed, sizes = zip(*visits, strict=True)
     table.observe(cases, torch.tensor(crossed), torch.tensor(sizes))
 
 

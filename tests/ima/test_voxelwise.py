@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from nnunet_ima.ima.voxelwise import Labels, hard_dice, mean_dice_present, overlap_counts, segmentation_loss
 
 
-def random_case(seed: int = 0, spatial: tuple[int, ...] = (6, 5), classes: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+def random_case(
+    seed: int = 0, spatial: tuple[int, ...] = (6, 5), classes: int = 3
+) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(4, classes, *spatial, generator=generator)
     return logits, torch.randint(0, classes, (4, 1, *spatial), generator=generator, dtype=torch.int16)
@@ -30,7 +32,9 @@ def test_ignored_voxels_count_nowhere() -> None:
     keep = [0, 1, 4, 5]
     expected = segmentation_loss(logits[:, :, keep], target[:, :, keep], Labels())
     torch.testing.assert_close(segmentation_loss(logits, target, labels), expected)
-    for found, wanted in zip(hard_dice(logits, target, labels), hard_dice(logits[:, :, keep], target[:, :, keep], Labels())):
+    for found, wanted in zip(
+        hard_dice(logits, target, labels), hard_dice(logits[:, :, keep], target[:, :, keep], Labels()), strict=True
+    ):
         torch.testing.assert_close(found, wanted)
 
 

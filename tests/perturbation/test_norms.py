@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nnunet_ima.perturbation.norms import NORMS, L2, Linf
+from nnunet_ima.perturbation.norms import L2, NORMS, Linf
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Console scripts: each a thin shell that parses, calls the library and prints."""

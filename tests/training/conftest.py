@@ -1,0 +1,64 @@
+"""Trainers on tiny phantoms, with tiny networks."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_ima.training.nnUNetTrainerIMA import nnUNetTrainerIMA
+
+# A fresh network predicts foreground almost at random; with a low τ it counts as right, and is attacked.
+EASY = {"tau": 0.05, "eps_max": 0.6, "delta": 0.2, "epochs": 2, "iterations_per_epoch": 2, "robust_steps": 2}
+TINY = {"2d": (2, 8), "3d_fullres": (2, 4), "3d_lowres": (2, 4), "3d_cascade_fullres": (2, 4)}
+
+MakeTrainer = Callable[..., nnUNetTrainerIMA]
+
+
+def make_tiny_plans(dataset, **ima: Any) -> dict[str, Any]:
+    """Plans of a phantom with features small enough for a test, a cascade, and the given settings."""
+    plans = json.loads((dataset.preprocessed / "nnUNetPlans.json").read_text())
+    configurations = plans["configurations"]
+    fullres = configurations["3d_fullres"]
+    configurations["3d_lowres"] = copy.deepcopy(fullres) | {"next_stage": "3d_cascade_fullres"}
+    configurations["3d_cascade_fullres"] = copy.deepcopy(fullres) | {"previous_stage": "3d_lowres"}
+    for name, (batch_size, features) in TINY.items():
+        configurations[name]["batch_size"] = batch_size * (2 if name == "2d" else 1)
+        kwargs = configurations[name]["architecture"]["arch_kwargs"]
+        kwargs["features_per_stage"] = [features] * len(kwargs["features_per_stage"])
+    return plans | {"ima": {**EASY, **ima}}
+
+
+@pytest.fixture
+def tiny_plans() -> Callable[..., dict[str, Any]]:
+    return make_tiny_plans
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTrainer:
+    """A function that builds a trainer with results in a folder of the test's own."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+
+    def make(
+        configuration: str = "2d",
+        dataset=phantom,
+        trainer: type = nnUNetTrainerIMA,
+        resume: bool = False,
+        plans_name: str = "nnUNetPlans",
+        **ima: Any,
+    ) -> nnUNetTrainerIMA:
+        plans = make_tiny_plans(dataset, **ima) | {"continue_training": resume, "plans_name": plans_name}
+        dataset_json = json.loads((dataset.preprocessed / "dataset.json").read_text())
+        return trainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
+
+    return make

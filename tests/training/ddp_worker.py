@@ -1,0 +1,56 @@
+"""One rank of a training on two CPU processes; nnU-Net itself trains with DDP on CUDA only."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_ima.training.nnUNetTrainerIMA import nnUNetTrainerIMA
+
+
+class CpuTrainer(nnUNetTrainerIMA):
+    """Brings the trainer back from the CUDA device that nnU-Net gives every rank."""
+
+    def initialize(self) -> None:
+        """Build everything on the CPU."""
+        self.device, self.grad_scaler = torch.device("cpu"), None
+        super().initialize()
+
+
+class WrongInTheSecondStep:
+    """The trainer's criterion, but in the second step this rank has nothing to attack; the other must not hang."""
+
+    def __init__(self, trainer: nnUNetTrainerIMA) -> None:
+        self.trainer, self.criterion = trainer, trainer.criterion
+
+    def score(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Scores below 0 in the second step."""
+        return self.criterion.score(logits, target) - 10 * (self.trainer.iteration == 1)
+
+
+def run(rank: int, rendezvous: str, plans: dict[str, Any], dataset_json: dict[str, Any], output: str) -> None:
+    """Train and write down what must be equal on all ranks, and what may differ."""
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    nnUNetTrainer.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    trainer = CpuTrainer(plans, "2d", 0, dataset_json)
+    trainer.initialize()
+    if rank == 1:
+        trainer.criterion = WrongInTheSecondStep(trainer)
+    trainer.run_training()
+    result = {
+        "margins": trainer.margin_table.margins,
+        "weights": float(sum(p.detach().double().abs().sum() for p in trainer.network.parameters())),
+        "attacked": trainer.logger.get_value("ima_attacked", step=-1),
+        "robust": trainer.logger.get_value("ima_robust_dice", step=-1),
+    }
+    Path(output, f"rank{rank}.json").write_text(json.dumps(result))
+    dist.destroy_process_group()
