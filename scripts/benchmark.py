@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ import tyro
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
@@ -254,18 +257,43 @@ def textbook_step(trainer: nnUNetTrainerIMA, batch: dict[str, Any], steps: int =
 
 
 def _peak_memory(trainer: nnUNetTrainerIMA, step: Callable[[Any], Any], batch: dict[str, Any]) -> float:
-    """Most bytes that tensors hold during a step, weights and gradients included."""
+    """Most bytes that tensors hold during a step: weights, momentum, gradients, activations."""
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         step(batch)
         return float(torch.cuda.max_memory_allocated())
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    tracker = MemTracker()
-    tracker.track_external(trainer.network, trainer.optimizer)
-    with tracker:
+    trainer.optimizer.zero_grad(set_to_none=True)
+    with _LiveBytes() as counted:
         step(batch)
-    return float(tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"])
+    return float(counted.peak + 2 * sum(p.numel() * p.element_size() for p in trainer.network.parameters()))
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors made inside the context, as long as something holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._hold(leaf.untyped_storage())
+        return result
+
+    def _hold(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.storages:
+            return
+        self.storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _release(self, key: int, size: int) -> None:
+        del self.storages[key]
+        self.live -= size
 
 
 def _synchronize(device: torch.device) -> None:

@@ -52,7 +52,11 @@ class Plan:
             msg = f"{target} exists already; choose another --name, or replace it with --overwrite"
             raise FileExistsError(msg)
         plans = read_plans(folder / f"{self.plans}.json")
-        plans |= {"plans_name": self.name, "ima": {**plans.get("ima", {}), **changes}}
+        former = plans.get("ima", {})
+        if not isinstance(former, dict):
+            msg = f'"ima" in {folder / self.plans}.json must be an object of settings, got {former!r}'
+            raise ValueError(msg)
+        plans |= {"plans_name": self.name, "ima": {**former, **changes}}
         # Imported here because it takes seconds: wrong inputs are refused before.
         from nnunet_ima.training.settings import resolve_settings
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from math import prod
@@ -25,6 +25,7 @@ from nnunet_ima.ima.objective import weights
 from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.epoch_log import SERIES, EpochTally, register_series
 from nnunet_ima.training.scheduled import ScheduledTrainer
 from nnunet_ima.training.snapshots import Snapshot, add_snapshot
@@ -205,23 +206,8 @@ class nnUNetTrainerIMA(ScheduledTrainer):
     def _without_gradient_sync(self) -> Any:
         return self.network.no_sync() if self.is_ddp else nullcontext()
 
-    @contextmanager
-    def _attackable_network(self) -> Iterator[Any]:
-        """The bare network in evaluation mode, with one output: samples independent, no supervision heads."""
-        module = bare_network(self.network)
-        training, supervised = module.training, module.decoder.deep_supervision
-        module.eval()
-        module.decoder.deep_supervision = False
-
-        def model(x: Tensor) -> Tensor:
-            with self._autocast():
-                return module(x).float()
-
-        try:
-            yield model
-        finally:
-            module.train(training)
-            module.decoder.deep_supervision = supervised
+    def _attackable_network(self) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
+        return attackable(bare_network(self.network), self._autocast)
 
     def _generator(self, *stream: int) -> torch.Generator:
         """Noise source of one attack; a function of the seed, so that nothing has to be stored."""

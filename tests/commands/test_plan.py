@@ -80,6 +80,13 @@ def test_wrong_input(folder: Path, capsys: pytest.CaptureFixture[str], arguments
     assert sorted(folder.iterdir()) == before
 
 
+def test_damaged_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "odd.json").write_text(json.dumps(load(folder / "nnUNetPlans.json") | {"ima": ["delta"]}))
+    with pytest.raises(SystemExit):
+        main(["-d", "4", "-p", "odd", "--name", "A", "--set", "delta=1"])
+    assert "odd.json must be an object of settings, got ['delta']" in capsys.readouterr().err
+
+
 def test_unset_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("nnUNet_preprocessed", raising=False)
     with pytest.raises(SystemExit):

@@ -123,7 +123,7 @@ def test_exit_status(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("fast_pools")
+@pytest.mark.usefixtures("fast_preparation")
 def test_phantom(empty_folders, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--cases 5 --shape 24 24 12 --spacing 1 1 2 --channels 2 --dataset-id 77 --dataset-name Tiny"
     main(["phantom", *options.split(), "--processes", "2"])

@@ -20,7 +20,7 @@ from nnunet_ima.datasets.tasks import load_task
 
 REAL_D4 = Path(__file__).resolve().parents[3] / "shared" / "data" / "Task04_Hippocampus"
 
-pytestmark = pytest.mark.usefixtures("fast_pools")
+pytestmark = pytest.mark.usefixtures("fast_preparation")
 
 
 def load(file: Path) -> Any:
