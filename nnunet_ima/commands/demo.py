@@ -38,13 +38,13 @@ class Demo:
     cases: int = 20
     """Number of phantoms; a fifth of them is held out."""
 
-    epochs: int = 12
+    epochs: int = 8
     """Epochs of each training, of 40 iterations."""
 
     eps: tuple[float, ...] = (0.0, 0.15, 0.3)
     """Noise levels of the attack: RMS in standard deviations of the image."""
 
-    steps: int = 40
+    steps: int = 30
     """Steps of the attack (projected gradient descent)."""
 
     def run(self) -> None:
@@ -60,6 +60,7 @@ class Demo:
         self.output.mkdir(parents=True, exist_ok=True)
         for variable in VARIABLES:
             os.environ[variable] = str((self.output / variable).resolve())
+        os.environ.setdefault("nnUNet_def_n_proc", "2")  # nnU-Net would start 8 processes to export a few small cases
         results = self._prepare()
         for model, trainer in MODELS.items():
             self._train(model, trainer)
