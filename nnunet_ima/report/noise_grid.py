@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+from nnunet_ima.report.canvas import drawn_figure
 
 Array = np.ndarray[Any, Any]
 COLOURS = ("none", "tab:red", "tab:cyan", "tab:orange", "tab:purple", "tab:green", "tab:pink")
@@ -26,27 +26,25 @@ def draw_noise_grid(
         title: of the whole figure.
     """
     columns = max(len(row) for row in panels.values())
-    figure = Figure(figsize=(2.2 * columns + 0.6, 4.6 * len(panels)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2 * len(panels), columns, squeeze=False)
-    first = next(iter(panels.values()))[0][1]
-    window = {"cmap": "gray", "vmin": np.percentile(first, 1), "vmax": np.percentile(first, 99.5)}
-    for number, (model, row) in enumerate(panels.items()):
-        image_axes, prediction_axes = axes[2 * number], axes[2 * number + 1]
-        image_axes[0].set_ylabel(f"{model}\nimage")
-        prediction_axes[0].set_ylabel(f"{model}\nprediction")
-        for column, (heading, image, predicted) in enumerate(row):
-            image_axes[column].imshow(image, **window)
-            image_axes[column].set_title(heading, fontsize=9)
-            prediction_axes[column].imshow(image, alpha=0.5, **window)
-            for value in range(1, int(max(label.max(), predicted.max())) + 1):
-                colour = COLOURS[(value - 1) % (len(COLOURS) - 1) + 1]
-                _outline(prediction_axes[column], label == value, "white", 0.8)
-                _outline(prediction_axes[column], predicted == value, colour, 1.4)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-    figure.suptitle(title)
-    figure.savefig(file, dpi=110)
+    with drawn_figure(file, (2.2 * columns + 0.6, 4.6 * len(panels))) as figure:
+        axes = figure.subplots(2 * len(panels), columns, squeeze=False)
+        first = next(iter(panels.values()))[0][1]
+        window = {"cmap": "gray", "vmin": np.percentile(first, 1), "vmax": np.percentile(first, 99.5)}
+        for number, (model, row) in enumerate(panels.items()):
+            image_axes, prediction_axes = axes[2 * number], axes[2 * number + 1]
+            image_axes[0].set_ylabel(f"{model}\nimage")
+            prediction_axes[0].set_ylabel(f"{model}\nprediction")
+            for column, (heading, image, predicted) in enumerate(row):
+                image_axes[column].imshow(image, **window)
+                image_axes[column].set_title(heading, fontsize=9)
+                prediction_axes[column].imshow(image, alpha=0.5, **window)
+                for value in range(1, int(max(label.max(), predicted.max())) + 1):
+                    colour = COLOURS[(value - 1) % (len(COLOURS) - 1) + 1]
+                    _outline(prediction_axes[column], label == value, "white", 0.8)
+                    _outline(prediction_axes[column], predicted == value, colour, 1.4)
+        for axis in axes.flat:
+            axis.set(xticks=[], yticks=[])
+        figure.suptitle(title)
 
 
 def _outline(axis: Any, mask: Array, colour: str, width: float) -> None:

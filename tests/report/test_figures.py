@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import image as mpl_image
+from matplotlib import rc_context
 
 from nnunet_ima.report.noise_grid import draw_noise_grid
 from nnunet_ima.report.progress import plot_progress
@@ -33,3 +34,11 @@ def test_noise_grid_shows_models_by_noise_levels(tmp_path: Path) -> None:
     file = tmp_path / "grid.png"
     draw_noise_grid(label, panels, file, "title")
     assert mpl_image.imread(file).std() > 0.05
+
+
+def test_styles_of_other_plots_leave_ours_alone(tmp_path: Path) -> None:
+    log = {key: [0.1, 0.2] for key in (*SERIES, "mean_fg_dice")}
+    for name, size in (("usual.png", 10.0), ("disturbed.png", 40.0)):
+        with rc_context({"font.size": size, "axes.titlesize": 3 * size}):
+            plot_progress(log, [1.0, 2.0], eps_max=3.0, robust_eps=1.5, file=tmp_path / name)
+    assert np.array_equal(mpl_image.imread(tmp_path / "usual.png"), mpl_image.imread(tmp_path / "disturbed.png"))
