@@ -38,10 +38,10 @@ class Demo:
     cases: int = 20
     """Number of phantoms; a fifth of them is held out."""
 
-    epochs: int = 8
+    epochs: int = 10
     """Epochs of each training, of 40 iterations."""
 
-    eps: tuple[float, ...] = (0.0, 0.15, 0.3)
+    eps: tuple[float, ...] = (0.0, 0.1, 0.2)
     """Noise levels of the attack: RMS in standard deviations of the image."""
 
     steps: int = 30
@@ -79,7 +79,8 @@ class Demo:
         plans = read_plans(prepared.plans)
         plans["ima"] = {
             "eps_max": max(*self.eps, 0.1),
-            "delta": max(*self.eps, 0.1) / 6,
+            "delta": max(*self.eps, 0.1) / 4,
+            "beta": 0.7,
             "epochs": self.epochs,
             "iterations_per_epoch": 40,
             "snapshot_interval": max(1, self.epochs // 4),
