@@ -73,7 +73,7 @@ class PaperProtocol:
             raise ValueError(msg)
         self.output.parent.mkdir(parents=True, exist_ok=True)
         for entry in self.models:
-            name, _, place = entry.partition("=")
+            name, _, place = entry.partition("=")  # so names hold no "="
             folder, _, checkpoint = place.partition(":")
             if not name or not folder:
                 msg = f"a model is written name=results folder, got {entry!r}"
