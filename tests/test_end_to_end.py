@@ -7,14 +7,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import PhantomDataset
 
 from nnunet_ima.audit import paper_protocol as protocol
 from nnunet_ima.commands import demo, plan, select
+
+if TYPE_CHECKING:
+    from conftest import PhantomDataset
 
 SETTINGS = ["epochs=2", "iterations_per_epoch=3", "snapshot_interval=1", "robust_steps=2", "tau=0.05"]
 
