@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from nnunet_ima.commands._run import run_cli
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
 from nnunet_ima.ima.bpgd import Search
@@ -174,6 +175,7 @@ def _kinds(trainer: nnUNetTrainerIMA) -> dict[str, Callable[[Any], Any]]:
         nnUNetTrainer.train_step(trainer, batch)
 
     def ours(preset: str) -> Callable[[Any], Any]:
+        """Our step with the attack of a preset."""
         chosen = replace(settings, preset=preset, **PRESETS[preset])
 
         def step(batch: dict[str, Any]) -> Any:
@@ -323,4 +325,4 @@ def report(measured: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     np.seterr(invalid="ignore")
-    tyro.cli(Benchmark).run()
+    run_cli("benchmark.py", Benchmark)

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import json
 import platform
-import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import tyro
 
 from nnunet_ima.audit.paper_protocol import load_model, measure
+from nnunet_ima.commands._run import run_cli
 from nnunet_ima.files import write_atomically
 
 
@@ -121,8 +119,4 @@ def table(stored: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(PaperProtocol).run()
-    except (ValueError, OSError) as error:
-        print(f"{shlex.quote(Path(sys.argv[0]).name)}: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_cli("paper_protocol.py", PaperProtocol)

@@ -97,7 +97,11 @@ def load_model(
 
 def validation_cases(model: LoadedModel) -> list[str]:
     """Names of the validation cases of the model's fold."""
-    splits = json.loads((model.data_folder.parent / "splits_final.json").read_text())
+    file = model.data_folder.parent / "splits_final.json"
+    splits = json.loads(file.read_text())
+    if model.fold >= len(splits):
+        msg = f"{file} holds {len(splits)} folds, but the model is of fold {model.fold}"
+        raise ValueError(msg)
     return list(splits[model.fold]["val"])
 
 
@@ -153,7 +157,16 @@ def attack_inputs(
         batch_size: inputs per pass.
         seed: of the random starts.
         progress: title of a progress bar; None: no bar.
+
+    Raises:
+        ValueError: eps is negative or not finite, or steps is below 1.
     """
+    if not 0 <= eps < float("inf"):
+        msg = f"eps must be a finite number of at least 0, got {eps}"
+        raise ValueError(msg)
+    if steps < 1:
+        msg = f"steps must be at least 1, got {steps}"
+        raise ValueError(msg)
     if eps == 0:
         return [x for x, _ in inputs]
     attacked: list[Tensor] = [x for x, _ in inputs]

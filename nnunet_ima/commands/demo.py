@@ -53,7 +53,7 @@ class Demo:
             if value < 1:
                 msg = f"{name} must be at least 1, got {value}"
                 raise ValueError(msg)
-        if not self.eps or min(self.eps) < 0:
+        if not self.eps or not all(0 <= value < float("inf") for value in self.eps):
             msg = f"--eps needs noise levels of at least 0, got {self.eps}"
             raise ValueError(msg)
         begin = perf_counter()
