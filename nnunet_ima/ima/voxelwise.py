@@ -106,7 +106,8 @@ def _predicted(logits: Tensor, labels: Labels, valid: Tensor | None) -> Tensor:
         predicted = (logits > 0).float()
     else:
         classes = torch.arange(1, logits.shape[1], device=logits.device)
-        predicted = (logits.argmax(1)[:, None] == classes[None, :, None]).float()
+        chosen = logits.max(1).indices  # argmax takes ten times as long on a CPU
+        predicted = (chosen[:, None] == classes[None, :, None]).float()
     return predicted if valid is None else predicted * valid
 
 
