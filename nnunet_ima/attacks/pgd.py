@@ -1,68 +1,70 @@
-"""Projected gradient descent at a fixed ε (Madry et al. 2018, arXiv 1706.06083), per sample."""
+"""Projected gradient descent at a fixed ε (Madry et al. 2018, arXiv 1706.06083), per sample.
+
+The fast gradient sign method (Goodfellow et al. 2015, 1412.6572) and its iterated form (Kurakin et al. 2017,
+1607.02533) are its cases of 1 and 10 steps without a random start.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from nnunet_ima.perturbation.norms import Norm, per_sample
+from nnunet_ima.attacks.draws import Draws, ascent
+from nnunet_ima.attacks.problem import Attacked, Loss, Problem
+from nnunet_ima.attacks.worst import Worst
+from nnunet_ima.perturbation.norms import per_sample
 
 
 def pgd(
-    model: Callable[[Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    eps: Tensor,
+    problem: Problem,
+    loss: Loss,
     *,
-    norm: Norm,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    quality: Callable[[Tensor, Tensor], Tensor],
     steps: int,
     generator: torch.Generator,
     step_factor: float = 4.0,
-    free: Tensor | None = None,
-) -> Tensor:
+    random_start: bool = True,
+    start: Tensor | None = None,
+) -> Attacked:
     """Return, per sample, the first iterate of lowest quality in the ball around it.
 
-    A sample whose quality has reached 0 cannot get worse and leaves the batch, which changes no result.
+    All iterates compete, the clean sample and the random start included.
 
     Args:
-        model: samples to logits; must treat samples independently.
-        x: samples (B, C, *spatial).
-        y: targets (B, ...), as `loss` and `quality` read them.
-        eps: radius (B,) of each ball.
-        norm: the norm of the balls.
-        loss: logits and targets to losses (B,), to climb.
-        quality: logits and targets to numbers (B,), at least 0, that say how good the predictions are (hard Dice, say).
-            All iterates compete, the clean sample and the random start included.
+        problem: what to attack.
+        loss: what to climb.
         steps: gradient steps, each of size step_factor · ε / steps.
-        generator: source of the random start.
+        generator: source of the random start, and of directions where gradients are zero.
         step_factor: see `steps`.
-        free: 1 where noise may go and 0 elsewhere, broadcastable to `x`; None: everywhere.
+        random_start: begin anywhere in the ball instead of at the clean sample.
+        start: noise (B, C, *spatial) to begin from instead of both; projected into the ball.
+
+    Raises:
+        ValueError: `steps` is below 1, or `start` does not fit.
     """
-    free = torch.ones_like(x) if free is None else free.expand_as(x)
-    with torch.no_grad():
-        worst = quality(model(x), y)
-    best = torch.zeros_like(x)
-    delta = norm.project(norm.random(x, generator) * free * per_sample(eps, x), eps)
-    active = torch.arange(len(x), device=x.device)
-    for number in range(steps + 1):
-        active = active[worst[active] > 0]
-        if len(active) == 0:
-            break
-        with torch.set_grad_enabled(number < steps):
-            x_n = (x[active] + delta[active]).requires_grad_(number < steps)
-            logits = model(x_n)
-            found = quality(logits.detach(), y[active])
-            better = active[found < worst[active]]
-            best[better], worst[active] = delta[better], found.minimum(worst[active])
-            if number == steps:
-                break
-            # a sum over voxels, since the mean's tiny gradients would vanish in half precision
-            gradient = torch.autograd.grad(loss(logits, y[active]).sum() * x[0].numel(), x_n)[0]
-        direction = norm.steepest(gradient.nan_to_num(0, 0, 0) * free[active])
-        step = direction * per_sample(step_factor * eps[active] / steps, x)
-        delta[active] = norm.project(delta[active] + step, eps[active])
-    return x + best
+    check_steps(steps)
+    noise = problem.start(generator if random_start else None, start)
+    draws = Draws(len(noise), generator)
+    size = step_factor * problem.eps / steps
+    worst = Worst(problem)
+    for number in range(steps):
+        if worst.done:
+            return worst.result()
+        _, gradient = worst.climb(noise, loss, number / steps)
+        here = problem.take(worst.active)
+        direction = ascent(problem.norm, gradient, here.free, worst.active, draws)
+        moved = noise[worst.active] + per_sample(size[worst.active], direction) * direction
+        noise[worst.active] = here.project(moved)
+    if not worst.done:
+        worst.look(noise)
+    return worst.result()
+
+
+def check_steps(steps: int) -> None:
+    """Refuse an attack without steps.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+    if steps < 1:
+        msg = f"steps must be at least 1, got {steps}"
+        raise ValueError(msg)

@@ -24,8 +24,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor
 from tqdm import tqdm
 
+from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
-from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
+from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 
@@ -173,18 +175,13 @@ def attack_inputs(
     with tqdm(total=len(inputs), desc=progress, disable=progress is None, unit="input") as bar:
         for number, (indices, x, y, inside) in enumerate(_batches(model, inputs, batch_size)):
             budgets = [Budget(norm, inputs[i][0].numel(), reference_elements).effective(eps) for i in indices]
+            dice = partial(mean_dice_present, labels=model.labels)
             noisy = pgd(
-                model,
-                x,
-                y,
-                torch.tensor(budgets).to(x),
-                norm=NORMS[norm],
-                loss=partial(segmentation_loss, labels=model.labels),
-                quality=partial(mean_dice_present, labels=model.labels),
+                Problem(model, x, y, torch.tensor(budgets).to(x), NORMS[norm], dice, free=inside),
+                bound("dice_ce", model.labels),
                 steps=steps,
                 generator=torch.Generator().manual_seed(seed * 100_003 + number),
-                free=inside,
-            )
+            ).x
             for row, index in enumerate(indices):
                 attacked[index] = _crop(noisy[row], inputs[index][0].shape[1:]).cpu()
             bar.update(len(indices))

@@ -17,7 +17,9 @@ from torch import Tensor, autocast
 from torch import distributed as dist
 from torch._dynamo import OptimizedModule
 
+from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
 from nnunet_ima.ima.criteria import DiceCriterion
 from nnunet_ima.ima.margins import MarginTable
@@ -256,18 +258,14 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         y = (target[0] if isinstance(target, list) else target).to(self.device)
 
         with self._attackable_network() as model, torch.enable_grad():
+            eps = torch.full((len(x),), self.budget.effective(self.robust_eps)).to(x)
+            dice = partial(mean_dice_present, labels=self.labels)
             noisy = pgd(
-                model,
-                x,
-                y,
-                torch.full((len(x),), self.budget.effective(self.robust_eps)).to(x),
-                norm=self.norm,
-                loss=self._attack_loss,
-                quality=partial(mean_dice_present, labels=self.labels),
+                Problem(model, x, y, eps, self.norm, dice, free=self._free(x)),
+                bound("dice_ce", self.labels),
                 steps=self.settings.robust_steps,
                 generator=self._generator(self.validated_batches),
-                free=self._free(x),
-            )
+            ).x
             with torch.no_grad():
                 return overlap_counts(model(noisy), y, self.labels).sum(1).cpu().numpy()
 

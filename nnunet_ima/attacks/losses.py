@@ -1,0 +1,145 @@
+"""Losses to climb.
+
+Plain cross-entropy is a weak attack on segmentation: its gradient is largest on voxels that are wrong already, it
+vanishes on confident right ones, and background voxels dominate its mean.
+
+Each is called with logits (B, K, *spatial), target, `Labels` and the share of the steps that is done; each returns
+losses (B,), computed in float32, means over valid voxels. Region-based targets make every region a binary problem of
+its own. Below, p is the probability of a voxel's true class, CE = -log p, and c is 1 where the prediction is right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ima.attacks.problem import Loss
+from nnunet_ima.ima.voxelwise import Labels, segmentation_loss
+
+SegmentationLoss = Callable[[Tensor, Tensor, Labels, float], Tensor]
+
+
+def dice_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """One minus the mean soft Dice, plus cross-entropy: what nnU-Net is trained with."""
+    return segmentation_loss(logits, target, labels)
+
+
+def dice(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """One minus the mean soft Dice over foreground classes or regions."""
+    _, foreground, valid = labels.read(target, logits.shape[1])
+    logits = logits.flatten(2).float()
+    predicted = torch.sigmoid(logits) if labels.regions else F.softmax(logits, 1)[:, 1:]
+    predicted = predicted if valid is None else predicted * valid
+    overlap, total = (predicted * foreground).sum(2), predicted.sum(2) + foreground.sum(2)
+    return 1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean(1)
+
+
+def masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """Masked cross-entropy c · CE: what is wrong already counts no longer (Xie et al. 2017, arXiv 1703.08603)."""
+    voxels = _Voxels.of(logits, target, labels)
+    return voxels.mean(voxels.right * voxels.entropy)
+
+
+def balanced_masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """Balanced c · CE / N_y, N_y voxels being of the true class (Croce et al. 2023, arXiv 2306.12941).
+
+    It is scaled to the mean over the classes present of their mean c · CE.
+    """
+    voxels = _Voxels.of(logits, target, labels)
+    return (voxels.right * voxels.entropy * voxels.balance()).sum((1, 2))
+
+
+def js(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """Jensen-Shannon divergence of prediction and truth (Croce et al. 2023); at most log 2 at any voxel."""
+    voxels = _Voxels.of(logits, target, labels)
+    p = voxels.log_p.exp()
+    return voxels.mean(math.log(2) + (p * voxels.log_p - (1 + p) * torch.log1p(p)) / 2)
+
+
+def segpgd(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """(1 - λ) · c · CE + λ · (1 - c) · CE, λ = progress / 2 (Gu et al. 2022, arXiv 2207.12391)."""
+    voxels = _Voxels.of(logits, target, labels)
+    share = progress / 2
+    return voxels.mean(torch.where(voxels.right > 0, 1 - share, share) * voxels.entropy)
+
+
+def cospgd(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
+    """Cosine of predicted and true distribution, held fixed, times CE (Agnihotri et al. 2024, arXiv 2302.02213)."""
+    voxels = _Voxels.of(logits, target, labels)
+    return voxels.mean(voxels.cosine.detach() * voxels.entropy)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, progress: float) -> Tensor:
+    """Cross-entropy (B,) of a classifier's logits (B, K) with classes (B,)."""
+    return F.cross_entropy(logits.float(), y, reduction="none")
+
+
+LOSSES: dict[str, SegmentationLoss] = {
+    "dice_ce": dice_ce,
+    "masked_ce": masked_ce,
+    "balanced_masked_ce": balanced_masked_ce,
+    "js": js,
+    "segpgd": segpgd,
+    "cospgd": cospgd,
+    "dice": dice,
+}
+
+
+def bound(name: str, labels: Labels) -> Loss:
+    """The loss of this name, for targets that are read this way."""
+    loss = LOSSES[name]
+    return lambda logits, target, progress: loss(logits, target, labels, progress)
+
+
+@dataclass(frozen=True)
+class _Voxels:
+    """Log-probability of the truth, its cosine with the prediction, right ones and valid ones, (B, R, V) each.
+
+    R is the number of regions, 1 for label maps.
+    """
+
+    log_p: Tensor
+    cosine: Tensor
+    right: Tensor
+    valid: Tensor
+    truth: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, target: Tensor, labels: Labels) -> _Voxels:
+        truth, _, valid = labels.read(target, logits.shape[1])
+        logits = logits.flatten(2).float()
+        if labels.regions:
+            sign = 2 * truth - 1
+            log_p, log_other = F.logsigmoid(sign * logits), F.logsigmoid(-sign * logits)
+            right = (logits > 0) == (truth > 0)
+            log_norm = torch.logaddexp(2 * log_p, 2 * log_other) / 2
+        else:
+            truth = truth[:, None]
+            log_probabilities = F.log_softmax(logits, 1)
+            log_p = log_probabilities.gather(1, truth)
+            right = logits.max(1, keepdim=True).indices == truth
+            log_norm = torch.logsumexp(2 * log_probabilities, 1, keepdim=True) / 2
+        ones = torch.ones_like(log_p)
+        valid = ones if valid is None else ones * valid
+        return cls(log_p, (log_p - log_norm).exp(), right.float(), valid, truth.long())
+
+    @property
+    def entropy(self) -> Tensor:
+        """Cross-entropy (B, R, V)."""
+        return -self.log_p
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Mean (B,) over valid voxels of values (B, R, V)."""
+        return (values * self.valid).sum((1, 2)) / self.valid.sum((1, 2)).clamp_min(1)
+
+    def balance(self) -> Tensor:
+        """Weights (B, R, V) under which the classes present weigh the same, of each region; they sum to 1."""
+        counts = self.valid.new_zeros((*self.truth.shape[:2], int(self.truth.max()) + 1))
+        counts = counts.scatter_add(2, self.truth, self.valid)
+        present = (counts > 0).sum((1, 2)).clamp_min(1)
+        return self.valid / counts.gather(2, self.truth).clamp_min(1) / present[:, None, None]
