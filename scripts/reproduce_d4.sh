@@ -29,7 +29,7 @@ train() { # trainer, plans
 if [[ ! -f $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json ]]; then
     nnunet-ima-prepare D4 --source "$archive"
 fi
-nnunet-ima-plan -d 4 --name nnUNetPlansWarm --overwrite --set start_from="$plain" beta="${BETA:-0.4}" epochs="${EPOCHS:-25}"
+nnunet-ima-plan -d 4 --name nnUNetPlansWarm --overwrite --set start_from="$plain" beta="${BETA:-0.5}" epochs="${EPOCHS:-35}"
 train nnUNetTrainerPlain nnUNetPlans
 train nnUNetTrainerIMA nnUNetPlansWarm
 python "$here/scripts/paper_protocol.py" --models "plain nnU-Net=$models/$plain" "IMA=$models/$ima" \
