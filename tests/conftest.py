@@ -181,3 +181,43 @@ def write_archive() -> WriteArchive:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def trained_model(phantom: PhantomDataset) -> Path:
+    """Results folder of a stock nnU-Net model, 2D and tiny, that segments the phantom's cases fairly well.
+
+    The trainer is nnU-Net's own and writes the checkpoint; its network is fitted in a few seconds, to all cases.
+    """
+    import torch
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    plans = json.loads((phantom.preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
+    kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    kwargs["features_per_stage"] = [8] * len(kwargs["features_per_stage"])
+    dataset_json = json.loads((phantom.preprocessed / "dataset.json").read_text())
+    trainer = nnUNetTrainer(plans, "2d", 0, dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    trainer.do_split()  # writes splits_final.json, as a training does
+    folder = phantom.preprocessed / "nnUNetPlans_2d"
+    cases = infer_dataset_class(str(folder))(str(folder))
+    slices = [
+        (torch.from_numpy(np.array(image)).float().transpose(0, 1), torch.from_numpy(np.array(label))[0].long())
+        for image, label, *_ in (cases.load_case(name) for name in cases.identifiers)
+    ]
+    optimizer = torch.optim.Adam(trainer.network.parameters(), 3e-3)
+    for step in range(60):
+        image, label = slices[step % len(slices)]
+        logits = trainer.network(image)[0]
+        loss = torch.nn.functional.cross_entropy(logits, label.clamp_min(0), torch.tensor([1.0, 5.0, 5.0]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_final.pth"))
+    results = Path(trainer.output_folder_base)
+    for name, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", dataset_json)):
+        (results / name).write_text(json.dumps(content))
+    return results

@@ -1,0 +1,83 @@
+"""The units in which an audit's noise is asked for and told: paper, L2, RMS and raw intensities."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nnunet_ima.datasets.tasks import find_task
+from nnunet_ima.perturbation.budget import Budget
+
+UNITS = ("paper", "l2", "rms", "raw")
+
+
+@dataclass(frozen=True)
+class NoiseUnits:
+    """Converts between the units of noise on one volume.
+
+    Attributes:
+        norm: "L2" or "Linf".
+        elements: image channels × voxels of the preprocessed volume.
+        reference_elements: elements at which the paper's unit is quoted; None: there is none for this data set.
+        scale: raw intensity units per σ, of each channel; None where normalisation hides it.
+    """
+
+    norm: str
+    elements: int
+    reference_elements: int | None
+    scale: Sequence[float] | None
+
+    def radius(self, eps: float, unit: str) -> float:
+        """Largest norm, in σ, of noise on this volume.
+
+        Args:
+            eps: the noise level; in the units "rms" and "raw" it bounds the root mean square for L2, every element for
+                L∞.
+            unit: "paper", "l2" (the norm itself), "rms" (σ per element) or "raw" (intensity units per element).
+
+        Raises:
+            ValueError: the unit has no meaning here.
+        """
+        per_element = 1.0 if self.norm == "Linf" else math.sqrt(self.elements)
+        if unit == "l2":
+            return eps
+        if unit == "rms":
+            return eps * per_element
+        if unit == "raw":
+            scale = set(self.scale or ())
+            if len(scale) != 1:
+                msg = "raw units need a single image channel whose normalisation is known; use --eps-unit rms"
+                raise ValueError(msg)
+            return eps / scale.pop() * per_element
+        if self.reference_elements is None:
+            msg = "the model's plans and task give no reference size for the paper's unit of ε; use --eps-unit rms"
+            raise ValueError(msg)
+        return Budget(self.norm, self.elements, self.reference_elements).effective(eps)
+
+    def describe(self, radius: float) -> dict[str, float | None]:
+        """Return a noise of this norm in all units; None where a unit has no meaning."""
+        rms = radius if self.norm == "Linf" else radius / math.sqrt(self.elements)
+        raw = None if not self.scale else rms * math.sqrt(sum(s * s for s in self.scale) / len(self.scale))
+        paper = None
+        if self.reference_elements is not None:
+            paper = radius / Budget(self.norm, self.elements, self.reference_elements).scale
+        return {"paper": paper, "l2": radius, "rms": rms, "raw": raw}
+
+
+def reference_elements(plans: dict[str, Any]) -> int | None:
+    """Return the number of elements at which ε is quoted for a model, from its plans or the packaged task."""
+    own = plans.get("ima") or {}
+    if "reference_elements" in own:
+        return int(own["reference_elements"])
+    task = find_task(plans["dataset_name"])
+    return None if task is None else math.prod(task.reference_shape)
+
+
+def default_levels(plans: dict[str, Any]) -> tuple[str, tuple[float, ...]]:
+    """Return unit and noise levels for a model when nobody has named any."""
+    task = find_task(plans["dataset_name"])
+    if task is not None:
+        return "paper", task.audit_eps
+    return "rms", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)

@@ -1,0 +1,291 @@
+"""All measurements of one model on one case; each is looked up in the store before it is made."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks.noise import draw_white_noise
+from nnunet_ima.attacks.presets import PRESETS, Component
+from nnunet_ima.attacks.problem import Attacked, Problem, Trace
+from nnunet_ima.audit.budgets import NoiseUnits
+from nnunet_ima.audit.cases import Case
+from nnunet_ima.audit.model import TrainedModel
+from nnunet_ima.audit.pipeline import Pipeline
+from nnunet_ima.audit.scores import score
+from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.volume import Volume, fragility, read_volume, segment, write_label_map, write_map, write_noisy
+from nnunet_ima.ima.voxelwise import mean_dice_present
+from nnunet_ima.perturbation.norms import NORMS
+
+Watch = Callable[[str, float], None]
+"""Told what is running and the lowest Dice so far, after every look of an attack at its samples."""
+
+LabelMap = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an audit measures.
+
+    Attributes:
+        attacks: names of presets.
+        eps: noise levels, ascending, each above 0.
+        unit: of `eps`; see `NoiseUnits.radius`.
+        norm: "L2" or "Linf".
+        reference_elements: elements at which the paper's unit is quoted; None: there is no such unit.
+        steps: gradient steps of every attack; None: those of the presets.
+        seed: of all random draws.
+        threshold: Dice below which a prediction counts as failed, for the robustness margin.
+        margins: measure the robustness margin of every case.
+        save_adversarial: keep the adversarial volumes.
+    """
+
+    attacks: tuple[str, ...]
+    eps: tuple[float, ...]
+    unit: str
+    norm: str
+    reference_elements: int | None
+    steps: int | None
+    seed: int
+    threshold: float
+    margins: bool
+    save_adversarial: bool
+
+
+class CaseAudit:
+    """One model, one case.
+
+    Attributes:
+        name: of the model, as results are stored.
+        model: the trained model.
+        pipeline: its inference.
+        settings: of the audit.
+        volume: the case as the model's network gets it.
+        units: of noise on it.
+    """
+
+    def __init__(
+        self, name: str, model: TrainedModel, pipeline: Pipeline, case: Case, settings: Settings, store: Store
+    ) -> None:
+        self.name, self.model, self.pipeline, self.settings = name, model, pipeline, settings
+        self.volume: Volume = read_volume(case, model)
+        self.units = NoiseUnits(
+            settings.norm, self.volume.image.numel(), settings.reference_elements, self.volume.scale
+        )
+        self._case, self._store = case, store
+        self._predictor = model.predictor(pipeline.step_size, pipeline.mirroring)
+
+    def get(self, *place: str) -> dict[str, Any] | None:
+        """Result of this model and case from the store."""
+        return self._store.get(self.name, self._case.name, *place)
+
+    def put(self, result: dict[str, Any], *place: str) -> dict[str, Any]:
+        """Keep a result of this model and case."""
+        return self._store.put(result, self.name, self._case.name, *place)
+
+    def radius(self, eps: float) -> float:
+        """Norm of noise at a level."""
+        return self.units.radius(eps, self.settings.unit)
+
+    def predict(self, image: Tensor) -> LabelMap:
+        """Raw-space label map of a preprocessed image (C, *spatial), by nnU-Net's own predictor and exporter."""
+        logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
+        return segment(logits, self.volume, self.model)
+
+    def clean(self) -> dict[str, Any]:
+        """Score of the prediction on the clean image, which is stored."""
+        if (stored := self.get("clean")) is not None:
+            return stored
+        predicted = self.predict(self.volume.image)
+        self._write_prediction(predicted, "clean")
+        return self.put(score(predicted, self.volume, self.model), "clean")
+
+    def random(self, eps: float) -> dict[str, Any]:
+        """Dice under white noise, uniform and Gaussian, of the greatest size allowed."""
+        place = f"random@{eps:g}"
+        if (stored := self.get(place)) is not None:
+            return stored
+        problem, generator = self.problem(self.radius(eps), None, place), self.generator(place)
+        scores = {}
+        for kind in ("uniform", "gaussian"):
+            noise = draw_white_noise(kind, problem, generator)
+            scores[kind] = score(self.predict((problem.x + noise)[0]), self.volume, self.model)["dice"]
+        return self.put({"dice": sum(scores.values()) / len(scores), "kinds": scores}, place)
+
+    def attack(
+        self, component: Component, radius: float, place: str, watch: Watch | None = None, steps: int | None = None
+    ) -> tuple[Attacked, float]:
+        """Run an attack with noise of at most this norm; returns its result and its seconds.
+
+        `place` names the attack and seeds it, so that its random draws depend on nothing else.
+        """
+        component = replace(component, steps=steps or self.settings.steps or component.steps)
+        begin = perf_counter()
+        attacked = component.run(self.problem(radius, watch, place), self.model.labels, self.generator(place))
+        return attacked, round(perf_counter() - begin, 2)
+
+    def component(self, component: Component, eps: float, watch: Watch | None = None) -> dict[str, Any]:
+        """Result of one attack; its noise stays in the store until the case is finished."""
+        place = f"{component.name}@{eps:g}"
+        if (stored := self.get("components", place)) is not None:
+            return stored
+        attacked, seconds = self.attack(component, self.radius(eps), place, watch)
+        image = attacked.x[0].cpu()
+        noise = image - self.volume.image
+        self._store.put_noise(noise, self.name, self._case.name, place)
+        result = {
+            **score(self.predict(image), self.volume, self.model),
+            "noise": self._sizes(noise),
+            "trace": _summary(attacked.trace, component.loss != "segpgd"),  # whose loss changes its form on the way
+            "passes": {"forward": int(attacked.forward.sum()), "backward": int(attacked.backward.sum())},
+            "seconds": seconds,
+        }
+        return self.put(result, "components", place)
+
+    def preset(self, attack: str, eps: float, watch: Watch | None = None) -> dict[str, Any]:
+        """Worst result of a preset's attacks, with the Dice that survives storing."""
+        place = f"{attack}@{eps:g}"
+        if (stored := self.get(place)) is not None:
+            return stored
+        results: dict[str, dict[str, Any]] = {}
+        for component in PRESETS[attack]:
+            results[component.name] = self.component(component, eps, watch)
+            if results[component.name]["dice"] == 0:
+                break  # it cannot get worse
+        worst = min(results, key=lambda name: results[name]["dice"])
+        noise = self.noise(worst, eps)
+        self._write_prediction(self.predict(self.volume.image + noise), place)
+        clean = self.clean()
+        record = {
+            "model": self.name,
+            "case": self._case.name,
+            "attack": attack,
+            "eps": eps,
+            "units": self.units.describe(self.radius(eps)),
+            **{key: value for key, value in results[worst].items() if key != "trace"},
+            "clean_dice": clean["dice"],
+            "clean_dice_per_class": clean["dice_per_class"],
+            "random_dice": self.random(eps)["dice"],
+            "stored_dice": self._stored_dice(noise, place),
+            "worst_component": worst,
+            "components": {name: result["dice"] for name, result in results.items()},
+            "passes": {
+                key: sum(result["passes"][key] for result in results.values()) for key in ("forward", "backward")
+            },
+            "seconds": round(sum(result["seconds"] for result in results.values()), 2),
+        }
+        return self.put(record, place)
+
+    def finish(self) -> None:
+        """Draw the map of fragility, keep the worst noise of each level, let go of what an unfinished case needs."""
+        if self.get("finished") is not None:
+            return
+        levels = {}
+        for eps in self.settings.eps:
+            attack = min(self.settings.attacks, key=lambda attack: self.preset(attack, eps)["dice"])
+            levels[eps] = self.read_prediction(f"{attack}@{eps:g}")
+            noise = self.noise(self.preset(attack, eps)["worst_component"], eps).half().numpy()
+            np.save(self.file(f"noise_{attack}@{eps:g}", ".npy"), noise)  # half precision is enough to look at
+        write_map(fragility(self.read_prediction("clean"), levels), self.volume, self.file("fragility", ".nii.gz"))
+        self.put({}, "finished")
+        self._store.drop_noise(self.name, self._case.name)
+
+    def file(self, what: str, ending: str | None = None) -> Path:
+        """Where an image of this model and case is stored."""
+        folder = self._store.folder / "images" / self.name / self._case.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{what}{ending or self.model.dataset_json['file_ending']}"
+
+    def read_prediction(self, what: str) -> LabelMap:
+        """Label map (Z, Y, X) of a stored prediction: "clean", "pgd@5"."""
+        label_map, _ = self.model.plans.image_reader_writer_class().read_seg(str(self.file(what)))
+        found: LabelMap = label_map[0]
+        return found
+
+    def noise(self, component: str, eps: float) -> Tensor:
+        """Noise (C, *spatial) of an attack, while the case is in work."""
+        return self._store.get_noise(self.name, self._case.name, f"{component}@{eps:g}")
+
+    def _write_prediction(self, predicted: LabelMap, what: str) -> None:
+        try:
+            write_label_map(predicted, self.volume, self.model, self.file(what))
+        except RuntimeError as error:  # SimpleITK's only kind of error
+            msg = f"{self.file(what)} cannot be written: {str(error).strip().splitlines()[-1]}"
+            raise OSError(msg) from error
+
+    def _stored_dice(self, noise: Tensor, place: str) -> float | None:
+        """Dice after the noisy image has been a file; None if the noise cannot be put into raw units."""
+        if self.volume.scale is None or len(noise) != len(self._case.images):  # such as the colours of one file
+            return None
+        ending = self.model.dataset_json["file_ending"]
+        with tempfile.TemporaryDirectory(dir=self._store.folder, prefix=".stored-") as scratch:
+            folder = self.file(place).parent if self.settings.save_adversarial else Path(scratch)
+            files = [folder / f"adversarial_{place}_{channel:04d}{ending}" for channel in range(len(noise))]
+            write_noisy(self.volume, noise, self.model, files)
+            again = read_volume(replace(self._case, images=tuple(files)), self.model)
+            logits = self._predictor.predict_logits_from_preprocessed_data(again.image)
+            return float(score(segment(logits, again, self.model), again, self.model)["dice"])
+
+    def _sizes(self, noise: Tensor) -> dict[str, Any]:
+        l2, linf = float(torch.linalg.vector_norm(noise.double())), float(noise.abs().max())
+        rms = l2 / math.sqrt(noise.numel())
+        raw = self.units.describe(rms if self.units.norm == "Linf" else l2)["raw"]
+        return {"norm": self.units.norm, "l2": l2, "linf": linf, "rms": rms, "raw_rms": raw}
+
+    def problem(self, radius: float, watch: Watch | None, title: str) -> Problem:
+        """The attack's task: noise of at most this norm."""
+        worst = math.inf
+        dice = partial(mean_dice_present, labels=self.model.labels)
+
+        def quality(logits: Tensor, target: Tensor) -> Tensor:
+            nonlocal worst
+            found = dice(logits, target)
+            worst = min(worst, float(found.min()))
+            if watch is not None:
+                watch(title, worst)
+            return found
+
+        x = self.volume.image[None].to(self.model.device)
+        return Problem(
+            model=self.pipeline,
+            x=x,
+            y=self.volume.target[None].to(self.model.device),
+            eps=torch.tensor([radius], dtype=torch.float32, device=self.model.device),
+            norm=NORMS[self.settings.norm],
+            quality=quality,
+        )
+
+    def generator(self, place: str) -> torch.Generator:
+        """Random numbers that depend on seed, case and place alone: any order of work gives the same."""
+        text = f"{self.settings.seed}/{self._case.name}/{place}"
+        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+
+def _summary(trace: Trace, keeps_form: bool) -> dict[str, Any]:
+    """What a verdict needs to know of an attack's course on one sample."""
+    losses = [value for value in trace.loss[:, 0].tolist() if math.isfinite(value)]
+    tenth = len(losses) // 10
+    rise = None
+    if keeps_form and tenth >= 2:
+        before, last = (sum(part) / tenth for part in (losses[-2 * tenth : -tenth], losses[-tenth:]))
+        rise = max(0.0, last - before) / max(max(losses) - losses[0], 1e-12)
+    return {
+        "steps": len(trace.loss),
+        "zero": int(trace.zero.sum()),
+        "not_finite": int(trace.not_finite.sum()),
+        "rise": rise,
+        "loss": [float(f"{value:.6g}") for value in losses],
+        "dice": [float(f"{value:.6g}") for value in trace.quality[:, 0].tolist() if math.isfinite(value)],
+    }

@@ -1,0 +1,141 @@
+"""What an audit will cost: network passes, seconds on this device and memory, from a short measurement."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from math import ceil
+from time import perf_counter
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+import torch
+from torch import Tensor
+
+from nnunet_ima.attacks.presets import PRESETS
+from nnunet_ima.audit import margin, probes
+from nnunet_ima.audit.case_audit import Settings
+from nnunet_ima.audit.cases import Case, check_case
+from nnunet_ima.audit.pipeline import Pipeline
+from nnunet_ima.audit.volume import read_volume
+
+LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
+WITHOUT_GRADIENT = ("square", "noise-uniform", "noise-gaussian")
+
+
+def forecast(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings, check_cases: int) -> str:
+    """Say what an audit will cost at most: an attack that reaches Dice 0 ends early, and a margin is often found so.
+
+    One case of middle size is measured, and stands for all of them.
+
+    Args:
+        pipelines: inference of each model by its name.
+        cases: those of the audit.
+        settings: of the audit.
+        check_cases: cases that are measured again to judge the evidence.
+
+    Raises:
+        ValueError: the case that is measured is faulty.
+    """
+    case = _middle(cases)
+    lines, total = [f"Measured on {case.name}, for {len(cases)} cases:"], 0.0
+    for name, pipeline in pipelines.items():
+        if faults := check_case(case, pipeline.model):
+            raise ValueError("; ".join(faults))
+        image = read_volume(case, pipeline.model).image.to(pipeline.model.device)
+        windows = pipeline.windows(image.shape[1:])
+        looks, steps = _looks_and_steps(settings, len(cases), min(check_cases, len(cases)))
+        forward, both, memory = _measured(pipeline, image)
+        # the last pass of a step keeps its graph; the windows of the others run twice
+        again = 1 - 1 / ceil(windows / pipeline.windows_per_pass)
+        seconds = windows * (looks * forward + steps * (both + again * forward))
+        total += seconds
+        lines.append(
+            f"  {name}: {windows} windows in each pass over a case, mirrored copies and folds included; at most "
+            f"{_count(windows * (looks + steps * (1 + again)))} forward and {_count(windows * steps)} backward passes "
+            f"of windows; {_duration(seconds)}; peak memory {memory / 2**20:.0f} MiB"
+        )
+    lines.append(f"At most {_duration(total)} on {pipeline.model.device} with {torch.get_num_threads()} CPU threads.")
+    return "\n".join(lines)
+
+
+def _middle(cases: Sequence[Case]) -> Case:
+    """Case with the median number of voxels, by the images' headers."""
+
+    def voxels(case: Case) -> int:
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(case.images[0]))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:
+            return 0  # it will be marked as failed
+        return int(np.prod(reader.GetSize()))
+
+    sizes = sorted(((voxels(case), number) for number, case in enumerate(cases)), key=lambda entry: entry[0])
+    readable = [number for size, number in sizes if size] or [0]
+    return cases[readable[len(readable) // 2]]
+
+
+def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, int]:
+    """Passes over a case without and with gradients, of a whole audit of one model."""
+    components = {entry.name: entry for attack in settings.attacks for entry in PRESETS[attack]}
+    numbers = {name: settings.steps or entry.steps for name, entry in components.items()}
+    steps = sum(number for name, number in numbers.items() if name not in WITHOUT_GRADIENT)
+    looks = sum(LOOKS if name not in WITHOUT_GRADIENT else number + 1 for name, number in numbers.items())
+    # scores: of every attack; of every preset, stored and again from the file; of white noise twice
+    looks += len(components) + 2 * len(settings.attacks) + 2
+    looks, steps = 1 + len(settings.eps) * looks, len(settings.eps) * steps
+    if settings.margins and settings.eps:
+        looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
+    looks, steps = cases * looks, cases * steps
+    if settings.eps:
+        first = max(numbers[entry.name] for entry in PRESETS[settings.attacks[0]])
+        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * 3 * first
+    return looks, steps
+
+
+def _measured(pipeline: Pipeline, image: Tensor) -> tuple[float, float, int]:
+    """Seconds per window of a forward pass, of a forward and backward pass, and bytes at the peak."""
+    part = _part(pipeline, image)
+    windows, device = pipeline.windows(part.shape[1:]), pipeline.model.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    seconds = []
+    for gradient in (True, False, True):  # the first one warms up
+        begin = perf_counter()
+        x = part[None].clone().requires_grad_(gradient)
+        with torch.set_grad_enabled(gradient):
+            logits = pipeline(x)
+        if gradient:
+            torch.autograd.grad(logits.square().mean(), x)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append((perf_counter() - begin) / windows)
+    if device.type == "cuda":
+        return seconds[1], seconds[2], torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return seconds[1], seconds[2], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _part(pipeline: Pipeline, image: Tensor) -> Tensor:
+    """As much of an image (C, *spatial) as fills one pass through the network, and no more."""
+    shape = list(image.shape[1:])
+    patch = [1] * (len(shape) - len(pipeline.model.configuration.patch_size)) + list(
+        pipeline.model.configuration.patch_size
+    )  # slices of a 2D network
+    part = [min(size, limit) for size, limit in zip(patch, shape, strict=True)]
+    for axis, limit in enumerate(shape):
+        while part[axis] < limit and pipeline.windows(part) < pipeline.windows_per_pass:
+            part[axis] = min(2 * part[axis], limit)
+    return image[(slice(None), *(slice(0, size) for size in part))]
+
+
+def _count(number: float) -> str:
+    return f"{number:,.0f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,72 @@
+"""The robustness margin of a case: the smallest noise found that takes its Dice below a threshold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from nnunet_ima.attacks.minimal import minimal_eps
+from nnunet_ima.attacks.presets import PRESETS
+from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.audit.scores import score
+
+# Gradient steps of each round, share of the margin at which the search ends, most rounds.
+STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5
+
+
+def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
+    """Search the robustness margin of a case with the first attack of the audit.
+
+    The audit's own noise levels bracket the margin; bisection narrows it.
+
+    Args:
+        case: the case, already attacked at all levels.
+        watch: told of the progress.
+
+    Returns:
+        eps: the margin; 0 if Dice is below the threshold without noise; None if the case stands the largest level.
+        dice: at the margin, or at the largest level.
+    """
+    if (stored := case.get("margin")) is not None:
+        return stored
+    settings = case.settings
+    attack, largest = settings.attacks[0], settings.eps[-1]
+    dice = {0.0: case.clean()["dice"]} | {eps: case.preset(attack, eps)["dice"] for eps in settings.eps}
+    fallen = [eps for eps in sorted(dice) if dice[eps] < settings.threshold]
+    found, at = (fallen[0], dice[fallen[0]]) if fallen else (None, dice[largest])
+    if found:
+        found, at = _narrowed(case, max(eps for eps in dice if eps < found), found, at, watch)
+    result = {
+        "model": case.name,
+        "case": case.volume.case.name,
+        "eps": found,
+        "largest_tried": largest,
+        "units": None if found is None else case.units.describe(case.radius(found)),
+        "dice": at,
+        "threshold": settings.threshold,
+    }
+    return case.put(result, "margin")
+
+
+def _narrowed(case: CaseAudit, stood: float, fallen: float, dice: float, watch: Watch | None) -> tuple[float, float]:
+    """Narrow the interval between a level that the case stands and one that it does not; returns ε and Dice."""
+    attack, threshold = case.settings.attacks[0], case.settings.threshold
+    worst = case.preset(attack, fallen)["worst_component"]
+    component = replace(next(entry for entry in PRESETS[attack] if entry.name == worst), steps=STEPS)
+    generator = case.generator("margin")
+    found = minimal_eps(
+        lambda eps: replace(case.problem(0.0, watch, "margin"), eps=eps.to(case.model.device)),
+        lambda problem, start: component.run(problem, case.model.labels, generator, start=start),
+        low=torch.tensor([case.radius(stood)]),
+        high=torch.tensor([case.radius(fallen)]),
+        known=case.noise(worst, fallen)[None].to(case.model.device),
+        threshold=threshold,
+        tolerance=TOLERANCE,
+        rounds=ROUNDS,
+    )
+    scored = score(case.predict(case.volume.image + found.noise[0].cpu()), case.volume, case.model)["dice"]
+    if scored >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
+        return fallen, dice
+    return float(found.eps[0]) / case.radius(1.0), scored  # a level is proportional to the norm in every unit

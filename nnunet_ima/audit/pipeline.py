@@ -1,0 +1,221 @@
+"""nnU-Net's inference as one differentiable function of the preprocessed volume, in the memory of one window.
+
+The deployed pipeline cuts the volume into overlapping windows, averages the network's answers over mirrored copies and
+folds, weighs windows by a Gaussian and fuses them. Cutting and fusing are linear, so the gradient of any function of
+the fused logits is exact without a graph that spans the windows: one pass without gradients fuses the logits; the
+derivative with respect to them is cut into windows in turn, and each window runs once more to carry it back to the
+volume. The window that ran last keeps its graph and is spared the second run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from nnunet_ima.audit.model import TrainedModel
+
+# Voxels of all windows in one pass: enough to keep the device busy, with a network's activations in a few 100 MB (CPU)
+# or a few GB (CUDA).
+VOXELS_PER_PASS = {"cpu": 2**17, "cuda": 2**21}
+
+Slicer = tuple[Any, ...]
+Sample = tuple[Slicer, tuple[int, ...]]  # where a window lies, and along which of its axes it is mirrored
+
+
+@dataclass
+class Passes:
+    """Windows that went through a network."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@dataclass
+class Pipeline:
+    """Images to fused logits, as nnU-Net predicts; gradients flow through it.
+
+    Attributes:
+        model: the trained model.
+        step_size: of the sliding window, as a share of the patch size.
+        mirroring: average over mirrored copies (test-time augmentation) along the model's mirror axes.
+        windows_per_pass: windows, mirrored copies included, that run together; 0: by the device. It is halved whenever
+            memory runs out.
+        passes: counts what was spent.
+    """
+
+    model: TrainedModel
+    step_size: float = 0.5
+    mirroring: bool = True
+    windows_per_pass: int = 0
+    passes: Passes = field(default_factory=Passes)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step_size <= 1:
+            msg = f"the step size of the sliding window must be above 0 and at most 1, got {self.step_size}"
+            raise ValueError(msg)
+        self._patch = tuple(self.model.configuration.patch_size)
+        if not self.windows_per_pass:
+            voxels = VOXELS_PER_PASS.get(self.model.device.type, VOXELS_PER_PASS["cpu"])
+            self.windows_per_pass = max(1, voxels // prod(self._patch))
+        self._weights: tuple[Tensor, Tensor] | None = None
+        self._slicers = self.model.predictor(self.step_size)._internal_get_sliding_window_slicers
+        axes = (self.model.mirror_axes or ()) if self.mirroring else ()
+        self._mirrors = [
+            tuple(axis - len(self._patch) for axis in chosen)
+            for count in range(len(axes) + 1)
+            for chosen in itertools.combinations(axes, count)
+        ]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Fused logits (B, K, *spatial), in float32, of preprocessed images (B, C, *spatial)."""
+        return torch.stack([self._fused(image) for image in x])
+
+    def windows(self, shape: Sequence[int]) -> int:
+        """Network passes that one volume of shape (*spatial) takes, mirrored copies and folds included."""
+        padded, _ = self._padded(torch.empty((1, *shape), device="meta"))
+        return len(self._samples(padded)) * len(self.model.networks)
+
+    def _fused(self, image: Tensor) -> Tensor:
+        padded, inside = self._padded(image)
+        logits: Tensor = _Fuse.apply(padded, self)
+        return logits[(slice(None), *inside[1:])]
+
+    def _padded(self, image: Tensor) -> tuple[Tensor, Slicer]:
+        padded, inside = pad_nd_image(image, self._patch, "constant", {"value": 0}, True, None)
+        return padded, tuple(inside)
+
+    def _samples(self, padded: Tensor) -> list[Sample]:
+        return [(window, axes) for window in self._slicers(tuple(padded.shape[1:])) for axes in self._mirrors]
+
+    def runs(self, padded: Tensor) -> Iterator[tuple[nn.Module, list[Sample]]]:
+        """Network and samples of each pass."""
+        samples = self._samples(padded)
+        for network in self.model.networks:
+            for begin in range(0, len(samples), self.windows_per_pass):
+                yield network, samples[begin : begin + self.windows_per_pass]
+
+    def predict(self, network: nn.Module, windows: Tensor) -> Tensor:
+        """Logits (N, K, *patch) of windows (N, C, *patch)."""
+        self.passes.forward += len(windows)
+        with torch.autocast(self.model.device.type, enabled=self.model.device.type == "cuda"):
+            prediction: Tensor = network(windows)
+        return prediction.float()
+
+    def weights(self, padded: Tensor) -> tuple[Tensor, Tensor]:
+        """Gaussian (*patch) over a window, and what it sums to (*spatial) over windows, copies and folds."""
+        shape = tuple(padded.shape[1:])
+        if self._weights is None or self._weights[1].shape != shape:
+            gaussian = compute_gaussian(self._patch, sigma_scale=1 / 8, value_scaling_factor=10, device=padded.device)
+            gaussian = gaussian.float()  # after nnU-Net has rounded it to half precision
+            total = padded.new_zeros(shape)
+            for window in self._slicers(shape):
+                total[window[1:]] += gaussian
+            self._weights = gaussian, total * (len(self._mirrors) * len(self.model.networks))
+        return self._weights
+
+    def smaller(self, error: RuntimeError) -> None:
+        """Halve the windows per pass after memory ran out; raise the error if it was another one.
+
+        Raises:
+            MemoryError: not even one window fits.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise error
+        if self.windows_per_pass == 1:
+            patch = "×".join(map(str, self._patch))
+            msg = f"out of memory on {self.model.device} with a single window of {patch} voxels; use another --device"
+            raise MemoryError(msg) from error
+        self.windows_per_pass //= 2
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+class _Fuse(torch.autograd.Function):
+    """Padded volume (C, *spatial) to fused logits (K, *spatial)."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, pipeline: Pipeline) -> Tensor:
+        ctx.pipeline = pipeline
+        ctx.save_for_backward(padded)
+        while True:
+            try:
+                logits, ctx.kept = _fuse(padded, pipeline, keep=ctx.needs_input_grad[0])
+            except RuntimeError as error:
+                pipeline.smaller(error)
+            else:
+                return logits
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, derivative: Tensor) -> tuple[Tensor, None]:
+        (padded,), kept, ctx.kept = ctx.saved_tensors, ctx.kept, None
+        while True:
+            try:
+                return _pull_back(padded, ctx.pipeline, derivative, kept), None
+            except RuntimeError as error:
+                kept = None
+                ctx.pipeline.smaller(error)
+
+
+_Kept = tuple[list[Sample], Tensor, Tensor]  # samples, windows, logits of a pass
+
+
+def _fuse(padded: Tensor, pipeline: Pipeline, keep: bool) -> tuple[Tensor, _Kept | None]:
+    """Fused logits, and the last pass with its graph."""
+    gaussian, total = pipeline.weights(padded)
+    kept: _Kept | None = None
+    fused: Tensor | None = None
+    runs = list(pipeline.runs(padded))
+    for number, (network, samples) in enumerate(runs):
+        last = keep and number == len(runs) - 1
+        with torch.set_grad_enabled(last):
+            windows = _cut(padded, samples).requires_grad_(last)
+            logits = pipeline.predict(network, windows)
+        if last:
+            kept = samples, windows, logits
+        if fused is None:
+            fused = logits.new_zeros((logits.shape[1], *padded.shape[1:]))
+        _add(fused, logits.detach(), samples, gaussian)
+    assert fused is not None  # there is at least one window
+    return fused / total, kept
+
+
+def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Kept | None) -> Tensor:
+    """Derivative with respect to the volume, from that with respect to the fused logits."""
+    gaussian, total = pipeline.weights(padded)
+    derivative, found = derivative / total, torch.zeros_like(padded)
+    for network, samples in reversed(list(pipeline.runs(padded))):  # the kept graph first, to free its memory
+        if kept is not None and kept[0] == samples:
+            _, windows, logits = kept
+        else:
+            with torch.enable_grad():
+                windows = _cut(padded, samples).requires_grad_()
+                logits = pipeline.predict(network, windows)
+        kept = None
+        (gradient,) = torch.autograd.grad(logits, windows, _cut(derivative, samples, gaussian))
+        pipeline.passes.backward += len(samples)
+        del windows, logits
+        _add(found, gradient, samples)
+    return found
+
+
+def _cut(volume: Tensor, samples: list[Sample], weight: Tensor | None = None) -> Tensor:
+    """Windows (N, C, *patch) of a volume (C, *spatial), weighed, then mirrored."""
+    cut = (volume[window] if weight is None else volume[window] * weight for window, _ in samples)
+    return torch.stack([window.flip(axes) for window, (_, axes) in zip(cut, samples, strict=True)])
+
+
+def _add(volume: Tensor, windows: Tensor, samples: list[Sample], weight: Tensor | None = None) -> None:
+    """Add windows to a volume where they belong; the adjoint of `_cut`."""
+    for values, (window, axes) in zip(windows, samples, strict=True):
+        values = values.flip(axes)
+        volume[window] += values if weight is None else values * weight

@@ -1,0 +1,70 @@
+"""Extra measurements on a few cases that only serve to judge the evidence (see `audit.verdict`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from nnunet_ima.attacks.presets import PRESETS
+from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.audit.scores import score
+
+HUGE = 20.0  # times the largest ε
+QUERIES = 300
+
+
+def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
+    """Return the noise level at which an attack halves the mean Dice most nearly: there, more would still show."""
+    of_attack = [entry for entry in results if entry["attack"] == attack]
+    levels = sorted({entry["eps"] for entry in of_attack})
+    half = fmean(entry["clean_dice"] for entry in of_attack) / 2
+
+    def distance(eps: float) -> float:
+        return abs(fmean(entry["dice"] for entry in of_attack if entry["eps"] == eps) - half)
+
+    return min(levels, key=distance)
+
+
+def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, Any]:
+    """Measure one case again: twice the steps, a black box, very large noise, the same prediction twice.
+
+    Args:
+        case: the case, already attacked at `eps`.
+        eps: noise level; see `telling_level`.
+        watch: told of the progress.
+
+    Returns:
+        Dice of the first attack and of each measurement, ε of the large noise, queries of the black box, and the
+        largest difference between the logits of two passes.
+    """
+    place = f"probe@{eps:g}"
+    if (stored := case.get(place)) is not None:
+        return stored
+    attack = case.settings.attacks[0]
+    worst = case.preset(attack, eps)["worst_component"]
+    component = next(entry for entry in PRESETS[attack] if entry.name == worst)
+    steps = case.settings.steps or component.steps
+    large = HUGE * case.settings.eps[-1]
+    square = replace(PRESETS["square"][0], steps=QUERIES)
+
+    def dice(entry: Any, level: float, count: int, title: str) -> float:
+        attacked, _ = case.attack(entry, case.radius(level), title, watch, steps=count)
+        return float(score(case.predict(attacked.x[0]), case.volume, case.model)["dice"])
+
+    with torch.no_grad():
+        first, second = (case.pipeline(case.volume.image[None].to(case.model.device)) for _ in range(2))
+    result = {
+        "eps": eps,
+        "dice": case.component(component, eps)["dice"],
+        "dice_twice_the_steps": dice(component, eps, 2 * steps, f"twice the steps@{eps:g}"),
+        "dice_black_box": dice(square, eps, QUERIES, f"black box@{eps:g}"),
+        "queries": QUERIES,
+        "dice_huge": dice(component, large, steps, f"huge@{large:g}"),
+        "eps_huge": large,
+        "repeat_difference": float((first - second).abs().max()),
+    }
+    return case.put(result, place)

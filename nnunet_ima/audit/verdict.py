@@ -1,0 +1,141 @@
+"""Is the evidence sound? Checks that tell a robust model from a weak attack (after Carlini et al. 2019, 1902.06705).
+
+A robust-looking number proves nothing by itself: vanishing gradients, too few steps or a faulty harness give the same.
+Each check here can fail, and one that does makes the audit "not conclusive".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
+
+# Lowest share of vanished gradients, share of the loss's rise in the last tenth of the steps, gain of Dice by more or
+# other attacks, and Dice under noise that nothing can stand, at which a check fails.
+VANISHED, STILL_RISING, GAIN, STANDS = 0.05, 0.10, 0.03, 0.05
+
+
+@dataclass(frozen=True)
+class Check:
+    """Outcome of one check.
+
+    Attributes:
+        check: what should hold.
+        result: "passed", "failed" or "not run".
+        figure: the number behind it, in words.
+    """
+
+    check: str
+    result: str
+    figure: str
+
+
+def verdict(
+    presets: Sequence[dict[str, Any]],
+    components: Sequence[dict[str, Any]],
+    randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    probes: Sequence[dict[str, Any]],
+) -> list[Check]:
+    """Judge the evidence on one model.
+
+    Args:
+        presets: results of attacks, as `CaseAudit.preset` gives them.
+        components: results of their parts, as `CaseAudit.component` gives them.
+        randoms: pairs of a preset's result and the result of white noise (`CaseAudit.random`) at its ε.
+        probes: results of `audit.probes`, one for each case probed.
+    """
+    return [
+        _gradients(components),
+        _converged(components),
+        _more_steps(probes),
+        _huge_noise(probes),
+        _random_noise(randoms),
+        _black_box(probes),
+        _ranks(presets),
+        _deterministic(probes),
+        _inside_the_ball(presets),
+    ]
+
+
+def is_conclusive(checks: Iterable[Check]) -> bool:
+    """Whether no check failed."""
+    return all(check.result != FAILED for check in checks)
+
+
+def as_rows(model: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Return the checks of a model as the report and the summary hold them."""
+    conclusive = is_conclusive(checks)
+    return [{"model": model, **asdict(check), "conclusive": conclusive} for check in checks]
+
+
+def _judge(check: str, passed: bool | None, figure: str) -> Check:
+    return Check(check, NOT_RUN if passed is None else PASSED if passed else FAILED, figure)
+
+
+def _gradients(components: Sequence[dict[str, Any]]) -> Check:
+    traces = [entry["trace"] for entry in components if entry["trace"]["steps"]]
+    steps, zero, broken = (sum(trace[key] for trace in traces) for key in ("steps", "zero", "not_finite"))
+    passed = None if steps == 0 else broken == 0 and zero <= VANISHED * steps
+    return _judge(
+        "gradients are finite and do not vanish", passed, f"{zero} zero and {broken} not finite of {steps} gradients"
+    )
+
+
+def _converged(components: Sequence[dict[str, Any]]) -> Check:
+    rises = [entry["trace"]["rise"] for entry in components if entry["trace"].get("rise") is not None]
+    name = "the loss has stopped rising at the last step"
+    if not rises:
+        return _judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")
+    return _judge(
+        name, fmean(rises) < STILL_RISING, f"{100 * fmean(rises):.1f} % of its rise falls into the last tenth"
+    )
+
+
+def _more_steps(probes: Sequence[dict[str, Any]]) -> Check:
+    gains = [probe["dice"] - probe["dice_twice_the_steps"] for probe in probes]
+    figure = f"Dice lower by {max(fmean(gains), 0.0):.3f} on {len(gains)} cases" if gains else "no cases probed"
+    return _judge("twice the steps find no much lower Dice", fmean(gains) <= GAIN if gains else None, figure)
+
+
+def _huge_noise(probes: Sequence[dict[str, Any]]) -> Check:
+    found = [probe["dice_huge"] for probe in probes]
+    figure = f"Dice {fmean(found):.3f} at ε = {probes[0]['eps_huge']:g}" if found else "no cases probed"
+    return _judge("very large noise breaks the model", fmean(found) <= STANDS if found else None, figure)
+
+
+def _random_noise(randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Check:
+    beaten = sum(min(white["kinds"].values()) < attacked["dice"] - 1e-3 for attacked, white in randoms)
+    figure = f"random noise did better in {beaten} of {len(randoms)} results"
+    return _judge("no random noise beats an attack", beaten == 0 if randoms else None, figure)
+
+
+def _black_box(probes: Sequence[dict[str, Any]]) -> Check:
+    gains = [probe["dice"] - probe["dice_black_box"] for probe in probes]
+    if not gains:
+        return _judge("no black-box attack beats the gradient", None, "no cases probed")
+    figure = f"Square attack, {probes[0]['queries']} queries: Dice {fmean(p['dice_black_box'] for p in probes):.3f}"
+    figure += f" against {fmean(p['dice'] for p in probes):.3f} on {len(gains)} cases"
+    return _judge("no black-box attack beats the gradient", max(gains) <= GAIN, figure)
+
+
+def _ranks(presets: Sequence[dict[str, Any]]) -> Check:
+    levels = {entry["eps"] for entry in presets}
+    dead = {eps for eps in levels if all(entry["dice"] < 0.01 for entry in presets if entry["eps"] == eps)}
+    figure = f"all cases are at 0 for {len(dead)} of {len(levels)} noise levels"
+    return _judge("the noise levels leave something to rank", dead != levels if levels else None, figure)
+
+
+def _deterministic(probes: Sequence[dict[str, Any]]) -> Check:
+    differences = [probe["repeat_difference"] for probe in probes]
+    figure = f"largest difference of logits {max(differences):.2g}" if differences else "no cases probed"
+    return _judge("the model is deterministic", max(differences) == 0 if differences else None, figure)
+
+
+def _inside_the_ball(presets: Sequence[dict[str, Any]]) -> Check:
+    key = {"L2": "l2", "Linf": "linf"}
+    excess = [entry["noise"][key[entry["noise"]["norm"]]] / entry["units"]["l2"] for entry in presets]
+    figure = f"largest noise {max(excess):.6f} of its bound" if excess else "no noise"
+    return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
