@@ -188,16 +188,21 @@ class CaseAudit:
         }
         return self.put(record, place)
 
+    def worst(self, eps: float) -> dict[str, Any]:
+        """Result of the worst attack at a level."""
+        return min((self.preset(attack, eps) for attack in self.settings.attacks), key=lambda record: record["dice"])
+
     def finish(self) -> None:
         """Draw the map of fragility, keep the worst noise of each level, let go of what an unfinished case needs."""
         if self.get("finished") is not None:
             return
         levels = {}
         for eps in self.settings.eps:
-            attack = min(self.settings.attacks, key=lambda attack: self.preset(attack, eps)["dice"])
-            levels[eps] = self.read_prediction(f"{attack}@{eps:g}")
-            noise = self.noise(self.preset(attack, eps)["worst_component"], eps).half().numpy()
-            np.save(self.file(f"noise_{attack}@{eps:g}", ".npy"), noise)  # half precision is enough to look at
+            worst = self.worst(eps)
+            place = f"{worst['attack']}@{eps:g}"
+            levels[eps] = self.read_prediction(place)
+            noise = self.noise(worst["worst_component"], eps).half().numpy()
+            np.save(self.file(f"noise_{place}", ".npy"), noise)  # half precision is enough to look at
         write_map(fragility(self.read_prediction("clean"), levels), self.volume, self.file("fragility", ".nii.gz"))
         self.put({}, "finished")
         self._store.drop_noise(self.name, self._case.name)

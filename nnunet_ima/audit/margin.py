@@ -17,9 +17,10 @@ STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5
 
 
 def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
-    """Search the robustness margin of a case with the first attack of the audit.
+    """Search the robustness margin of a case.
 
-    The audit's own noise levels bracket the margin; bisection narrows it.
+    The audit's own noise levels, each under its worst attack, bracket the margin; bisection narrows it, with the attack
+    that was worst at the upper end.
 
     Args:
         case: the case, already attacked at all levels.
@@ -31,13 +32,13 @@ def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
     """
     if (stored := case.get("margin")) is not None:
         return stored
-    settings = case.settings
-    attack, largest = settings.attacks[0], settings.eps[-1]
-    dice = {0.0: case.clean()["dice"]} | {eps: case.preset(attack, eps)["dice"] for eps in settings.eps}
+    settings, largest = case.settings, case.settings.eps[-1]
+    worst = {eps: case.worst(eps) for eps in settings.eps}
+    dice = {0.0: case.clean()["dice"]} | {eps: record["dice"] for eps, record in worst.items()}
     fallen = [eps for eps in sorted(dice) if dice[eps] < settings.threshold]
     found, at = (fallen[0], dice[fallen[0]]) if fallen else (None, dice[largest])
     if found:
-        found, at = _narrowed(case, max(eps for eps in dice if eps < found), found, at, watch)
+        found, at = _narrowed(case, max(eps for eps in dice if eps < found), worst[found], watch)
     result = {
         "model": case.name,
         "case": case.volume.case.name,
@@ -50,23 +51,22 @@ def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
     return case.put(result, "margin")
 
 
-def _narrowed(case: CaseAudit, stood: float, fallen: float, dice: float, watch: Watch | None) -> tuple[float, float]:
-    """Narrow the interval between a level that the case stands and one that it does not; returns ε and Dice."""
-    attack, threshold = case.settings.attacks[0], case.settings.threshold
-    worst = case.preset(attack, fallen)["worst_component"]
-    component = replace(next(entry for entry in PRESETS[attack] if entry.name == worst), steps=STEPS)
+def _narrowed(case: CaseAudit, stood: float, fallen: dict[str, Any], watch: Watch | None) -> tuple[float, float]:
+    """Narrow the interval between a level that the case stands and a result where it falls; returns ε and Dice."""
+    threshold, worst = case.settings.threshold, fallen["worst_component"]
+    component = replace(next(entry for entry in PRESETS[fallen["attack"]] if entry.name == worst), steps=STEPS)
     generator = case.generator("margin")
     found = minimal_eps(
         lambda eps: replace(case.problem(0.0, watch, "margin"), eps=eps.to(case.model.device)),
         lambda problem, start: component.run(problem, case.model.labels, generator, start=start),
         low=torch.tensor([case.radius(stood)]),
-        high=torch.tensor([case.radius(fallen)]),
-        known=case.noise(worst, fallen)[None].to(case.model.device),
+        high=torch.tensor([case.radius(fallen["eps"])]),
+        known=case.noise(worst, fallen["eps"])[None].to(case.model.device),
         threshold=threshold,
         tolerance=TOLERANCE,
         rounds=ROUNDS,
     )
     scored = score(case.predict(case.volume.image + found.noise[0].cpu()), case.volume, case.model)["dice"]
     if scored >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
-        return fallen, dice
+        return fallen["eps"], fallen["dice"]
     return float(found.eps[0]) / case.radius(1.0), scored  # a level is proportional to the norm in every unit

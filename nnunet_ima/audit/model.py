@@ -29,9 +29,9 @@ _HARMLESS: list[Any] = [
     np.dtype,
     np.ndarray,
     *(
-        (getattr(np._core.multiarray if hasattr(np, "_core") else np.core.multiarray, name), f"numpy.{core}.{name}")
-        for core in ("core.multiarray", "_core.multiarray")
-        for name in ("scalar", "_reconstruct")
+        (function, f"numpy.{core}.multiarray.{name}")
+        for core in ("core", "_core")
+        for name, function in (("scalar", np.float64(0).__reduce__()[0]), ("_reconstruct", np.empty(0).__reduce__()[0]))
     ),
     *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
 ]

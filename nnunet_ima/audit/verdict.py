@@ -96,7 +96,7 @@ def _converged(components: Sequence[dict[str, Any]]) -> Check:
 
 def _more_steps(probes: Sequence[dict[str, Any]]) -> Check:
     gains = [probe["dice"] - probe["dice_twice_the_steps"] for probe in probes]
-    figure = f"Dice lower by {max(fmean(gains), 0.0):.3f} on {len(gains)} cases" if gains else "no cases probed"
+    figure = f"Dice lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}" if gains else "no cases probed"
     return _judge("twice the steps find no much lower Dice", fmean(gains) <= GAIN if gains else None, figure)
 
 
@@ -117,7 +117,7 @@ def _black_box(probes: Sequence[dict[str, Any]]) -> Check:
     if not gains:
         return _judge("no black-box attack beats the gradient", None, "no cases probed")
     figure = f"Square attack, {probes[0]['queries']} queries: Dice {fmean(p['dice_black_box'] for p in probes):.3f}"
-    figure += f" against {fmean(p['dice'] for p in probes):.3f} on {len(gains)} cases"
+    figure += f" against {fmean(p['dice'] for p in probes):.3f}, mean of {len(gains)}"
     return _judge("no black-box attack beats the gradient", max(gains) <= GAIN, figure)
 
 

@@ -126,7 +126,7 @@ def write_noisy(volume: Volume, noise: Tensor, model: TrainedModel, files: Seque
             f"shape {tuple(volume.image.shape)} from {len(volume.case.images)} files (one per channel are needed)"
         )
         raise ValueError(msg)
-    for source, file, added in zip(volume.case.images, files, _raw_noise(volume, noise, model), strict=True):
+    for source, file, added in zip(volume.case.images, files, raw_noise(volume, noise, model), strict=True):
         if file.resolve() == source.resolve():
             msg = f"{file} is the raw image itself; write the noisy one elsewhere"
             raise ValueError(msg)
@@ -134,6 +134,35 @@ def write_noisy(volume: Volume, noise: Tensor, model: TrainedModel, files: Seque
             _add_to_nifti(source, _file_order(added, volume.properties), file)
         else:
             _add_to_image(source, added, file)
+
+
+def raw_noise(volume: Volume, noise: Tensor, model: TrainedModel) -> Array:
+    """Noise (C, Z, Y, X) in raw units, on the grid of nnU-Net's reader; in σ where the normalisation is not known.
+
+    Args:
+        volume: the clean volume.
+        noise: (C, *spatial), in σ.
+        model: whose preprocessing is to be undone.
+    """
+    plans, configuration, properties = model.plans, model.configuration, volume.properties
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    # A 2D configuration leaves the distance of the slices as it is.
+    preprocessed_spacing = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
+    values = configuration.resampling_fn_data(
+        noise.detach().float().cpu().numpy(),
+        properties["shape_after_cropping_and_before_resampling"],
+        preprocessed_spacing,
+        spacing,
+    )
+    values = np.array(values, dtype=np.float32)  # a copy: without resampling nnU-Net hands back what it was given
+    for channel, scale in enumerate(volume.scale or ()):
+        values[channel] *= scale
+        masked = configuration.use_mask_for_norm[channel]
+        if masked and configuration.normalization_schemes[channel] == "ZScoreNormalization":
+            values[channel][~volume.mask] = 0
+    whole = np.zeros((len(values), *properties["shape_before_cropping"]), np.float32)
+    whole = insert_crop_into_image(whole, values, properties["bbox_used_for_cropping"])
+    return whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
 
 
 def write_label_map(array: Array, volume: Volume, model: TrainedModel, file: Path) -> None:
@@ -209,29 +238,6 @@ def _scale(image: Array, mask: Array, channel: int, model: TrainedModel) -> floa
     else:
         return {"NoNormalization": 1.0, "RGBTo01Normalization": 255.0}.get(scheme)
     return max(float(scale), SMALLEST_SCALE)
-
-
-def _raw_noise(volume: Volume, noise: Tensor, model: TrainedModel) -> Array:
-    """Noise (C, Z, Y, X) in raw units, on the grid of nnU-Net's reader."""
-    plans, configuration, properties = model.plans, model.configuration, volume.properties
-    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
-    # A 2D configuration leaves the distance of the slices as it is.
-    preprocessed_spacing = [*spacing[: len(spacing) - len(configuration.spacing)], *configuration.spacing]
-    values = configuration.resampling_fn_data(
-        noise.detach().float().cpu().numpy(),
-        properties["shape_after_cropping_and_before_resampling"],
-        preprocessed_spacing,
-        spacing,
-    )
-    values = np.array(values, dtype=np.float32)  # a copy: without resampling nnU-Net hands back what it was given
-    for channel, scale in enumerate(volume.scale or ()):
-        values[channel] *= scale
-        masked = configuration.use_mask_for_norm[channel]
-        if masked and configuration.normalization_schemes[channel] == "ZScoreNormalization":
-            values[channel][~volume.mask] = 0
-    whole = np.zeros((len(values), *properties["shape_before_cropping"]), np.float32)
-    whole = insert_crop_into_image(whole, values, properties["bbox_used_for_cropping"])
-    return whole.transpose([0, *[axis + 1 for axis in plans.transpose_backward]])
 
 
 def _file_order(array: Array, properties: dict[str, Any]) -> Array:

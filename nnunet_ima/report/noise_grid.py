@@ -40,13 +40,14 @@ def draw_noise_grid(
                 prediction_axes[column].imshow(image, alpha=0.5, **window)
                 for value in range(1, int(max(label.max(), predicted.max())) + 1):
                     colour = COLOURS[(value - 1) % (len(COLOURS) - 1) + 1]
-                    _outline(prediction_axes[column], label == value, "white", 0.8)
-                    _outline(prediction_axes[column], predicted == value, colour, 1.4)
+                    outline(prediction_axes[column], label == value, "white", 0.8)
+                    outline(prediction_axes[column], predicted == value, colour, 1.4)
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
         figure.suptitle(title)
 
 
-def _outline(axis: Any, mask: Array, colour: str, width: float) -> None:
+def outline(axis: Any, mask: Array, colour: str, width: float) -> None:
+    """Draw the border of a mask (H, W); nothing if it is empty."""
     if mask.any():
         axis.contour(mask, levels=[0.5], colors=colour, linewidths=width)

@@ -1,0 +1,239 @@
+"""What an audit's results say over all cases: means with intervals, margins, and the comparison of two models."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap, wilcoxon
+
+from nnunet_ima.audit.case_audit import Settings
+from nnunet_ima.audit.run import Findings
+from nnunet_ima.files import write_atomically
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+WORST = "worst of all"  # per case, over all attacks of the audit
+
+PER_CASE = (
+    *("model", "case", "attack", "eps", "units", "dice", "dice_per_class", "clean_dice", "random_dice", "stored_dice"),
+    *("hd95_mm", "noise", "worst_component"),
+)
+
+Record = dict[str, Any]
+
+
+def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
+    """Summarise an audit; everything is a JSON value.
+
+    Returns:
+        conclusive: whether the evidence is complete and sound.
+        rows: statistics of each model, attack and ε; see `_row`. "worst of all" takes each case's worst attack.
+        margins: of each model; see `_margins`.
+        paired: with two models, the second one's Dice minus the first one's, case by case; see `_paired`.
+        verdicts, failed: as found.
+        settings: unit, norm, steps, seed, threshold and reference size.
+    """
+    records = [*findings.records, *_worst(findings.records, settings)]
+    groups = _groups(records)
+    models = list(dict.fromkeys(record["model"] for record in records))
+    return {
+        "conclusive": findings.conclusive,
+        "rows": [_row(key, group) for key, group in groups.items()],
+        "margins": [_margins(model, findings.margins) for model in models if findings.margins],
+        "paired": _paired(models, groups) if len(models) == 2 else [],
+        "verdicts": findings.verdicts,
+        "failed": findings.failed,
+        "settings": {
+            key: getattr(settings, key) for key in ("unit", "norm", "steps", "seed", "threshold", "reference_elements")
+        },
+    }
+
+
+def write_summary(summary: dict[str, Any], records: Sequence[Record], folder: Path) -> None:
+    """Write summary.json, summary.csv (a line for each model, attack and ε) and cases.csv (one for each result)."""
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / "summary.csv", _csv(_flat(row) for row in summary["rows"]))
+    cases = (_flat({key: record[key] for key in PER_CASE if key in record}) for record in records)
+    write_atomically(folder / "cases.csv", _csv(cases))
+
+
+def _worst(records: Sequence[Record], settings: Settings) -> list[Record]:
+    """Worst result of each model, case and ε over several attacks, unless one of them is always the worst."""
+    if len(settings.attacks) < 2:
+        return []
+    places: dict[tuple[Any, ...], dict[str, Record]] = {}
+    for record in records:
+        if record["attack"] != "clean":
+            place = (record["model"], record["case"], record["eps"])
+            places.setdefault(place, {})[record["attack"]] = record
+    worst = [min(found.values(), key=lambda record: record["dice"]) for found in places.values()]
+    for attack in settings.attacks:
+        if all(found[attack]["dice"] == least["dice"] for found, least in zip(places.values(), worst, strict=True)):
+            return []  # this one is the worst everywhere, and its rows say it all
+    return [record | {"attack": WORST} for record in worst]
+
+
+def _groups(records: Sequence[Record]) -> dict[tuple[str, float, str], list[Record]]:
+    """Records by model, ε and attack, in the order of a table."""
+    groups: dict[tuple[str, float, str], list[Record]] = {}
+    for record in sorted(records, key=lambda record: record["eps"]):
+        groups.setdefault((record["model"], record["eps"], record["attack"]), []).append(record)
+    models = list(dict.fromkeys(record["model"] for record in records))
+    return {key: groups[key] for key in sorted(groups, key=lambda key: models.index(key[0]))}
+
+
+def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]:
+    """Statistics over the cases of one model, ε and attack."""
+    model, eps, attack = key
+    dice = [record["dice"] for record in group]
+    worst = min(group, key=lambda record: record["dice"])
+    classes = list(group[0]["dice_per_class"])
+    pooled = {name: _pooled([record["overlap"][name] for record in group]) for name in classes}
+    return {
+        "model": model,
+        "attack": attack,
+        "eps": eps,
+        "units": {unit: _median([record["units"][unit] for record in group]) for unit in ("paper", "l2", "rms", "raw")},
+        "cases": len(group),
+        "mean_dice": fmean(dice),
+        "interval": _interval(dice),
+        "worst_dice": worst["dice"],
+        "worst_case": worst["case"],
+        "quantiles": {f"{q:g}": float(np.quantile(dice, q)) for q in QUANTILES},
+        "dice_per_class": {name: _mean([record["dice_per_class"][name] for record in group]) for name in classes},
+        "pooled_dice": _mean(pooled.values()),
+        "pooled_dice_per_class": pooled,
+        "random_dice": _mean([record["random_dice"] for record in group]),
+        "stored_dice": _mean([record["stored_dice"] for record in group]),
+        "hd95_mm": _mean([record["hd95_mm"] for record in group]),
+        "without_hd95": sum(record["hd95_mm"] is None for record in group),
+        "forward": sum(record.get("passes", {}).get("forward", 0) for record in group),
+        "backward": sum(record.get("passes", {}).get("backward", 0) for record in group),
+        "seconds": round(sum(record.get("seconds", 0.0) for record in group), 1),
+    }
+
+
+def _margins(model: str, margins: Sequence[Record]) -> dict[str, Any]:
+    """Distribution of a model's robustness margins; a case that stands all noise counts as more than the largest ε."""
+    found = [entry for entry in margins if entry["model"] == model]
+    largest = max(entry["largest_tried"] for entry in found)
+    values = sorted(np.inf if entry["eps"] is None else entry["eps"] for entry in found)
+
+    def quantile(share: float) -> float | None:
+        value = float(np.quantile(values, share, method="inverted_cdf"))  # always one of the values
+        return None if np.isinf(value) else value
+
+    return {
+        "model": model,
+        "cases": len(found),
+        "threshold": found[0]["threshold"],
+        "largest_tried": largest,
+        "failed_without_noise": sum(entry["eps"] == 0 for entry in found),
+        "stood_all": sum(entry["eps"] is None for entry in found),
+        "quantiles": {f"{q:g}": quantile(q) for q in QUANTILES},  # None: above the largest ε tried
+        "median_units": {unit: _at_median(found, unit) for unit in ("paper", "rms", "raw")},
+        "values": {entry["case"]: entry["eps"] for entry in found},
+    }
+
+
+def _at_median(found: Sequence[Record], unit: str) -> float | None:
+    """The lower median margin in a unit; None if it is above the largest ε tried or the unit has no meaning."""
+    values = [np.inf if entry["units"] is None else entry["units"][unit] for entry in found]
+    if any(value is None for value in values):
+        return None
+    value = float(np.quantile(values, 0.5, method="inverted_cdf"))
+    return None if np.isinf(value) else value
+
+
+def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Record]]) -> list[dict[str, Any]]:
+    """Differences of Dice, second model minus first, on the cases that both have, with a Wilcoxon signed-rank test."""
+    rows = []
+    for (model, eps, attack), group in groups.items():
+        others = {record["case"]: record["dice"] for record in groups.get((models[1], eps, attack), [])}
+        differences = [others[record["case"]] - record["dice"] for record in group if record["case"] in others]
+        if model != models[0] or not differences:
+            continue
+        rows.append(
+            {
+                "attack": attack,
+                "eps": eps,
+                "cases": len(differences),
+                "mean_difference": fmean(differences),
+                "interval": _interval(differences),
+                "better": sum(difference > 0 for difference in differences),
+                "worse": sum(difference < 0 for difference in differences),
+                "p": float(wilcoxon(differences).pvalue) if any(differences) else None,
+            }
+        )
+    return rows
+
+
+def _interval(values: Sequence[float]) -> list[float] | None:
+    """Bootstrap interval (95 %, bias-corrected and accelerated) of the mean; None for less than two values."""
+    if len(values) < 2:
+        return None
+    if len(set(values)) == 1:
+        return [values[0], values[0]]
+
+    def at(method: str) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a degenerate distribution, which is looked for below
+            rng = np.random.default_rng(0)
+            return bootstrap((values,), np.mean, method=method, n_resamples=9999, rng=rng).confidence_interval
+
+    found = at("BCa")
+    if not np.isfinite([found.low, found.high]).all():
+        found = at("percentile")
+    return [float(found.low), float(found.high)]
+
+
+def _pooled(counts: Sequence[Sequence[int]]) -> float | None:
+    tp, fp, fn = (sum(column) for column in zip(*counts, strict=True))
+    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
+
+
+def _present(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _reduced(reduce: Callable[[list[float]], float]) -> Callable[[Iterable[float | None]], float | None]:
+    """Reduce the values that are there; None if there are none."""
+
+    def reduced(values: Iterable[float | None]) -> float | None:
+        present = _present(values)
+        return float(reduce(present)) if present else None
+
+    return reduced
+
+
+_mean, _median = _reduced(fmean), _reduced(np.median)
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a CSV: dictionaries and lists become columns of their own."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{key} {name}": entry for name, entry in value.items()}
+        elif isinstance(value, list):
+            flat |= {f"{key} {name}": entry for name, entry in zip(("low", "high"), value, strict=True)}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,338 @@
+"""`nnunet-ima-attack`: how much noise does a trained model stand?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from nnunet_ima.commands._run import run_cli
+from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
+from nnunet_ima.datasets.tasks import load_task, task_names
+
+if TYPE_CHECKING:
+    from nnunet_ima.audit.case_audit import Settings
+    from nnunet_ima.audit.cases import Case
+    from nnunet_ima.audit.model import TrainedModel
+    from nnunet_ima.audit.run import Findings
+
+PROGRAM = "nnunet-ima-attack"
+
+
+@dataclass(kw_only=True)
+class Attack:
+    """Measure how much noise a trained nnU-Net model stands, through nnU-Net's own inference.
+
+    Name a task (--task D5), whose model and validation cases are found in nnU-Net's folders, or any model folder
+    (--model), twice to compare two models; add --images and --labels to use cases of your own. Everything goes into one
+    folder (--output): tables, figures, predictions, a map of where the model gives way, one JSON for each measurement.
+    Stopped half-way, the same command goes on where it was.
+
+    The exit status is 0 after an audit, 1 if --require is not met, 2 after a wrong input.
+    """
+
+    task: Annotated[str | None, tyro.conf.arg(aliases=["-d"])] = None
+    """Task (D2, D4, D5) or data set (5, Dataset005_Prostate) whose model is audited."""
+
+    model: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Results folder of a model, instead of --task; give it twice to compare two models."""
+
+    trainer: Annotated[str, tyro.conf.arg(aliases=["-tr"])] = "nnUNetTrainerIMA"
+    """Trainer, with --task."""
+
+    plans: Annotated[str, tyro.conf.arg(aliases=["-p"])] = "nnUNetPlans"
+    """Plans, with --task."""
+
+    configuration: Annotated[str, tyro.conf.arg(aliases=["-c"])] = "3d_fullres"
+    """Configuration, with --task."""
+
+    fold: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-f"])] = ("0",)
+    """Fold whose model is audited on its validation cases; several make an ensemble."""
+
+    checkpoint: str = "checkpoint_final.pth"
+    """Checkpoint file in each fold's folder."""
+
+    images: Path | None = None
+    """Folder of own images, named as nnU-Net wants them (CASE_0000.nii.gz, one per channel); needs --labels."""
+
+    labels: Path | None = None
+    """Folder of the labels of own images (CASE.nii.gz)."""
+
+    cases: tuple[str, ...] = ()
+    """Names of the cases to use; all by default."""
+
+    limit: int | None = None
+    """Use this many cases only, spread evenly over the list."""
+
+    allow_training_cases: bool = False
+    """Permit cases that the model was trained on: the numbers are then no evidence for new patients."""
+
+    eps: tuple[float, ...] | None = None
+    """Noise levels; those of the task by default. 0 is always measured."""
+
+    eps_unit: Literal["paper", "l2", "rms", "raw"] | None = None
+    """Unit of --eps: paper (L2 norm on the task's reference size), l2 (the norm on the case itself), rms (σ of the
+    normalised image, per voxel) or raw (intensity units such as HU, per voxel). Default: paper where the data set has a
+    reference size, else rms."""
+
+    norm: Literal["L2", "Linf"] = "L2"
+    """Norm that bounds the noise."""
+
+    attack: tuple[str, ...] = ("pgd",)
+    """Attacks: pgd (the paper's), quick, standard (the strongest), or one of fgsm, ifgsm, apgd, segpgd, cospgd, square,
+    noise-uniform, noise-gaussian."""
+
+    steps: int | None = None
+    """Gradient steps of every attack, instead of the attack's own number."""
+
+    step_size: float = 0.5
+    """Step of the sliding window, as in nnU-Net."""
+
+    no_tta: bool = False
+    """Attack and score without mirrored copies; the report says so."""
+
+    dice_threshold: float = 0.5
+    """Dice below which a prediction counts as failed: a case's robustness margin is the smallest ε that does it."""
+
+    no_margins: bool = False
+    """Do not search each case's margin."""
+
+    check_cases: int = 2
+    """Cases that are measured again to judge the evidence (more steps, black box, very large noise)."""
+
+    require: tuple[str, ...] = ()
+    """Dice that must be reached, for example 0.8@5: exit status 1 if the mean Dice at that ε is lower, or if the audit
+    is not conclusive."""
+
+    save_adversarial: bool = False
+    """Keep the adversarial images, as NIfTI in the space of the raw ones."""
+
+    output: Path = Path("nnunet-ima-audit")
+    """Folder of the results."""
+
+    seed: int = 0
+    """Seed of all random draws."""
+
+    device: str = ""
+    """Where to run: cpu, cuda, cuda:1; by default the first GPU, else the CPU."""
+
+    windows_per_pass: int = 0
+    """Windows that run together; by default as many as the device can be expected to hold."""
+
+    trust_checkpoint: bool = False
+    """Let a checkpoint run code of its own when it is loaded. Only for files from people you trust."""
+
+    dry_run: bool = False
+    """Print what the audit will cost, and stop."""
+
+    def run(self) -> None:
+        """Check everything, measure, print, judge."""
+        requirements = self._check()
+        # imported here because it takes seconds: wrong inputs are refused before
+        from nnunet_ima.audit.forecast import forecast
+        from nnunet_ima.audit.pipeline import Pipeline
+        from nnunet_ima.audit.provenance import provenance, question
+        from nnunet_ima.audit.run import run_audit
+        from nnunet_ima.audit.store import Store
+
+        models = self._open_models()
+        cases = self._find_cases(models)
+        settings = self._settings(models)
+        _refuse_unmeasured(requirements, settings)
+        pipelines = {
+            name: Pipeline(model, self.step_size, not self.no_tta, self.windows_per_pass)
+            for name, model in models.items()
+        }
+        if self.dry_run:
+            print(forecast(pipelines, cases, settings, self.check_cases))
+            return
+        from nnunet_ima.report.publish import publish
+
+        store = Store(self.output, question(pipelines, cases, settings), provenance(pipelines))
+        findings = run_audit(pipelines, cases, settings, store, self.check_cases)
+        if not findings.records:
+            msg = "no case could be measured: " + "; ".join(row["error"] for row in findings.failed)
+            raise ValueError(msg)
+        print(publish(findings, pipelines, cases, settings, store))
+        unmet = [text for requirement in requirements for text in _unmet(findings, *requirement)]
+        if requirements and not findings.conclusive:
+            unmet.append("the audit is not conclusive")
+        if unmet:
+            print(f"--require is not met: {'; '.join(unmet)}")
+            raise SystemExit(1)
+
+    def _check(self) -> list[tuple[float, float]]:
+        """Refuse what can be refused at once; returns the requirements as pairs of Dice and ε."""
+        from nnunet_ima.attacks.presets import PRESETS
+
+        if (self.task is None) == (not self.model):
+            msg = "name either a --task or one or two --model folders"
+            raise ValueError(msg)
+        if len(self.model) > 2:
+            msg = f"--model may be given twice at most, to compare two models; got {len(self.model)}"
+            raise ValueError(msg)
+        if (self.images is None) != (self.labels is None):
+            msg = "--images and --labels belong together: Dice needs the labels of the images"
+            raise ValueError(msg)
+        for value in self.eps or ():
+            if not (math.isfinite(value) and value >= 0):
+                msg = f"--eps must be numbers of at least 0, got {value:g}"
+                raise ValueError(msg)
+        unknown = [name for name in self.attack if name not in PRESETS]
+        if unknown or not self.attack:
+            msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
+            raise ValueError(msg)
+        for name, count, least in (
+            ("--steps", self.steps, 1),
+            ("--limit", self.limit, 1),
+            ("--check-cases", self.check_cases, 0),
+            ("--windows-per-pass", self.windows_per_pass, 0),
+        ):
+            if count is not None and count < least:
+                msg = f"{name} must be at least {least}, got {count}"
+                raise ValueError(msg)
+        if not 0 < self.step_size <= 1:
+            msg = f"--step-size must be above 0 and at most 1, got {self.step_size:g}"
+            raise ValueError(msg)
+        if not 0 < self.dice_threshold <= 1:
+            msg = f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
+            raise ValueError(msg)
+        return [_requirement(text) for text in self.require]
+
+    def _open_models(self) -> dict[str, TrainedModel]:
+        """Open each model, under a short name of its own."""
+        import torch
+
+        from nnunet_ima.audit.model import open_model
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:
+            msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
+            raise ValueError(msg) from error
+        folders = self.model or (self._task_folder(),)
+        names = [folder.resolve().name for folder in folders]
+        if len(set(names)) < len(names):
+            names = [f"{chr(65 + number)}_{name}" for number, name in enumerate(names)]
+        return {
+            name: open_model(folder, self.fold, self.checkpoint, device, self.trust_checkpoint)
+            for name, folder in zip(names, folders, strict=True)
+        }
+
+    def _task_folder(self) -> Path:
+        task = str(self.task)
+        if task in task_names():
+            task = str(load_task(task).dataset_id)
+        elif not task.isdecimal() and not task.startswith("Dataset"):
+            msg = f"unknown task {task!r}; known are {', '.join(task_names())}, and numbers and names of data sets"
+            raise ValueError(msg)
+        results = nnunet_folder("nnUNet_results") / find_dataset(task)
+        folder = results / f"{self.trainer}__{self.plans}__{self.configuration}"
+        if not folder.is_dir():
+            trained = ", ".join(sorted(path.name for path in results.glob("*__*__*"))) or "none"
+            msg = f"{folder} does not exist (-tr, -p, -c choose another model); {results} holds {trained}"
+            raise FileNotFoundError(msg)
+        return folder
+
+    def _find_cases(self, models: dict[str, TrainedModel]) -> list[Case]:
+        from nnunet_ima.audit.cases import dataset_cases, folder_cases
+
+        first = next(iter(models.values()))
+        if self.images is not None and self.labels is not None:
+            cases = folder_cases(self.images, self.labels, first.channels, first.dataset_json["file_ending"])
+            unknown = sorted(set(self.cases) - {case.name for case in cases})
+            if unknown:
+                msg = f"{self.images} holds no case {', '.join(unknown)}"
+                raise ValueError(msg)
+            cases = [case for case in cases if not self.cases or case.name in self.cases]
+        else:
+            found = [
+                dataset_cases(
+                    model.plans.dataset_name,
+                    model.folds,
+                    names=self.cases or None,
+                    allow_training_cases=self.allow_training_cases,
+                )
+                for model in models.values()
+            ]
+            common = set.intersection(*({case.name for case in entry} for entry in found))
+            cases = [case for case in found[0] if case.name in common]
+            if not cases:
+                msg = "the two models have no validation case in common; audit them on the same fold"
+                raise ValueError(msg)
+        if self.limit is not None and self.limit < len(cases):
+            cases = [cases[number * len(cases) // self.limit] for number in range(self.limit)]
+        return cases
+
+    def _settings(self, models: dict[str, TrainedModel]) -> Settings:
+        from nnunet_ima.audit.budgets import default_levels, reference_elements
+        from nnunet_ima.audit.case_audit import Settings
+
+        plans = next(iter(models.values())).plans.plans
+        default_unit, levels = default_levels(plans)
+        references = {reference_elements(model.plans.plans) for model in models.values()}
+        reference = references.pop() if len(references) == 1 else None
+        unit = self.eps_unit or ("rms" if reference is None else "paper")
+        if self.eps is None and unit != default_unit:
+            msg = f"name the noise levels with --eps: there are no default levels in the unit {unit}"
+            raise ValueError(msg)
+        if unit == "paper" and reference is None:
+            msg = "the paper's unit of ε needs a reference size, the same in all models' plans; use --eps-unit rms"
+            raise ValueError(msg)
+        return Settings(
+            attacks=tuple(dict.fromkeys(self.attack)),
+            eps=tuple(sorted({value for value in (levels if self.eps is None else self.eps) if value > 0})),
+            unit=unit,
+            norm=self.norm,
+            reference_elements=reference,
+            steps=self.steps,
+            seed=self.seed,
+            threshold=self.dice_threshold,
+            margins=not self.no_margins,
+            save_adversarial=self.save_adversarial,
+        )
+
+
+def _requirement(text: str) -> tuple[float, float]:
+    """Dice and ε of "0.8@5"."""
+    try:
+        dice, eps = (float(part) for part in text.split("@"))
+    except ValueError:
+        dice = math.nan
+    if not (0 <= dice <= 1 and math.isfinite(eps)):
+        msg = f"--require is written Dice@ε, for example 0.8@5, got {text!r}"
+        raise ValueError(msg)
+    return dice, eps
+
+
+def _refuse_unmeasured(requirements: Sequence[tuple[float, float]], settings: Settings) -> None:
+    for dice, eps in requirements:
+        if eps != 0 and eps not in settings.eps:
+            msg = f"--require {dice:g}@{eps:g}: {eps:g} is not among the noise levels ({settings.eps}); add it to --eps"
+            raise ValueError(msg)
+
+
+def _unmet(findings: Findings, dice: float, eps: float) -> list[str]:
+    """Say which models fall short at an ε under their worst attack."""
+    means: dict[str, dict[str, list[float]]] = {}
+    for record in findings.records:
+        if record["eps"] == eps:
+            means.setdefault(record["model"], {}).setdefault(record["attack"], []).append(record["dice"])
+    worst = {model: min(fmean(found) for found in attacks.values()) for model, attacks in means.items()}
+    short = {model: found for model, found in worst.items() if found < dice}
+    return [f"{model} has Dice {found:.3f} at ε = {eps:g}, below {dice:g}" for model, found in short.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    run_cli(PROGRAM, Attack, argv)
+
+
+if __name__ == "__main__":
+    main()
