@@ -201,6 +201,7 @@ def trained_model(phantom: PhantomDataset) -> Path:
     dataset_json = json.loads((phantom.preprocessed / "dataset.json").read_text())
     trainer = nnUNetTrainer(plans, "2d", 0, dataset_json, torch.device("cpu"))
     trainer.initialize()
+    trainer.inference_allowed_mirroring_axes = (0, 1)
     trainer.do_split()  # writes splits_final.json, as a training does
     folder = phantom.preprocessed / "nnUNetPlans_2d"
     cases = infer_dataset_class(str(folder))(str(folder))

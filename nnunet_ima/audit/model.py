@@ -138,7 +138,7 @@ def open_model(
     try:
         name = str(first["init_args"]["configuration"])
         configuration = manager.get_configuration(name)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RuntimeError) as error:
         msg = f"{files[0]} does not fit {folder / 'plans.json'}: {error}"
         raise ValueError(msg) from error
     if configuration.previous_stage_name is not None:
@@ -203,7 +203,7 @@ def _load_checkpoint(file: Path, trust: bool) -> dict[str, Any]:
             "comes from, add --trust-checkpoint"
         )
         raise ValueError(msg) from error
-    except (RuntimeError, EOFError, KeyError, AttributeError, ImportError) as error:
+    except (RuntimeError, EOFError, OSError, KeyError, AttributeError, ImportError) as error:
         msg = f"{file} is damaged or no checkpoint of PyTorch: {str(error).splitlines()[0] if str(error) else error!r}"
         raise ValueError(msg) from error
     missing = {"network_weights", "trainer_name", "init_args"} - set(loaded if isinstance(loaded, dict) else ())

@@ -67,6 +67,7 @@ class Pipeline:
             voxels = VOXELS_PER_PASS.get(self.model.device.type, VOXELS_PER_PASS["cpu"])
             self.windows_per_pass = max(1, voxels // prod(self._patch))
         self._weights: tuple[Tensor, Tensor] | None = None
+        self._cut_for, self._cuts = tuple[int, ...](), list[Sample]()  # of the last shape
         self._slicers = self.model.predictor(self.step_size)._internal_get_sliding_window_slicers
         axes = (self.model.mirror_axes or ()) if self.mirroring else ()
         self._mirrors = [
@@ -84,17 +85,28 @@ class Pipeline:
         padded, _ = self._padded(torch.empty((1, *shape), device="meta"))
         return len(self._samples(padded)) * len(self.model.networks)
 
+    def batches(self, image: Tensor) -> list[tuple[nn.Module, Tensor]]:
+        """Networks and the windows (N, C, *patch) that go through them, pass by pass, for an image (C, *spatial)."""
+        padded, _ = self._padded(image)
+        return [(network, _cut(padded, samples)) for network, samples in self.runs(padded)]
+
     def _fused(self, image: Tensor) -> Tensor:
         padded, inside = self._padded(image)
         logits: Tensor = _Fuse.apply(padded, self)
         return logits[(slice(None), *inside[1:])]
 
     def _padded(self, image: Tensor) -> tuple[Tensor, Slicer]:
+        if all(size >= least for size, least in zip(image.shape[-len(self._patch) :], self._patch, strict=True)):
+            return image, (slice(None),) * image.ndim
         padded, inside = pad_nd_image(image, self._patch, "constant", {"value": 0}, True, None)
         return padded, tuple(inside)
 
     def _samples(self, padded: Tensor) -> list[Sample]:
-        return [(window, axes) for window in self._slicers(tuple(padded.shape[1:])) for axes in self._mirrors]
+        shape = tuple(padded.shape[1:])
+        if self._cut_for != shape:
+            self._cut_for = shape
+            self._cuts = [(window, axes) for window in self._slicers(shape) for axes in self._mirrors]
+        return self._cuts
 
     def runs(self, padded: Tensor) -> Iterator[tuple[nn.Module, list[Sample]]]:
         """Network and samples of each pass."""

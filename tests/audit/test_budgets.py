@@ -1,0 +1,71 @@
+"""Units of noise, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from nnunet_ima.audit.budgets import NoiseUnits, default_levels, reference_elements
+
+L2 = NoiseUnits("L2", elements=40_000, reference_elements=100, scale=(25.0,))
+LINF = NoiseUnits("Linf", elements=40_000, reference_elements=100, scale=(25.0,))
+
+
+@pytest.mark.parametrize(
+    ("units", "unit", "eps", "radius"),
+    [
+        (L2, "l2", 3.0, 3.0),
+        (L2, "rms", 0.1, 0.1 * 200),
+        (L2, "raw", 5.0, 5 / 25 * 200),
+        (L2, "paper", 2.0, 2 * 20),  # 400 times the reference's elements
+        (LINF, "rms", 0.1, 0.1),
+        (LINF, "raw", 5.0, 0.2),
+        (LINF, "paper", 0.3, 0.3),
+    ],
+)
+def test_radius_and_back(units: NoiseUnits, unit: str, eps: float, radius: float) -> None:
+    assert units.radius(eps, unit) == pytest.approx(radius)
+    assert units.describe(radius)[unit] == pytest.approx(eps)
+
+
+@pytest.mark.parametrize("unit", ["paper", "rms", "raw"])
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+def test_same_number_means_same_density_on_every_volume(unit: str, norm: str) -> None:
+    found = [
+        units.describe(units.radius(0.7, unit))["rms"]
+        for units in (NoiseUnits(norm, elements, 2240, (12.0,)) for elements in (2240, 56 * 40 * 36, 10**6))
+    ]
+    assert found == pytest.approx([found[0]] * 3)
+
+
+def test_several_channels() -> None:
+    """RMS over channels of different scales; a level in raw units would mean different things to them."""
+    units = NoiseUnits("L2", 200, None, (3.0, 4.0))
+    assert units.describe(math.sqrt(200))["raw"] == pytest.approx(math.sqrt((9 + 16) / 2))
+    with pytest.raises(ValueError, match="raw units need a single image channel"):
+        units.radius(1.0, "raw")
+
+
+def test_units_without_a_meaning() -> None:
+    units = NoiseUnits("L2", 100, None, None)
+    assert units.describe(1.0) == {"paper": None, "l2": 1.0, "rms": pytest.approx(0.1), "raw": None}
+    with pytest.raises(ValueError, match="use --eps-unit rms"):
+        units.radius(1.0, "raw")
+    with pytest.raises(ValueError, match=r"no reference size .* use --eps-unit rms"):
+        units.radius(1.0, "paper")
+
+
+def test_reference_is_that_of_the_plans_else_of_the_task() -> None:
+    assert reference_elements({"dataset_name": "Dataset004_Hippocampus"}) == 56 * 40
+    assert reference_elements({"dataset_name": "Dataset005_Prostate"}) == 320 * 320 * 2
+    assert reference_elements({"dataset_name": "Dataset777_Spleen"}) is None
+    assert reference_elements({"dataset_name": "Dataset777_Spleen", "ima": {"reference_elements": 9}}) == 9
+
+
+def test_default_levels() -> None:
+    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}) == ("paper", (0, 2, 5, 10, 15))
+    unit, levels = default_levels({"dataset_name": "Dataset777_Spleen"})
+    assert unit == "rms"
+    assert levels[0] == 0
+    assert sorted(levels) == list(levels)

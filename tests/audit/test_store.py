@@ -1,0 +1,99 @@
+"""Results are whole or not there, and never mixed with those of another audit."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_ima.audit.store import Store, sha256
+
+QUESTION = {"settings": {"eps": (1, 2)}, "models": {"m": "abc"}}
+
+
+def test_results_are_found_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out", QUESTION, {"torch": "1"})
+    assert store.get("m", "case", "pgd@1") is None
+    store.put({"dice": 0.1 + 0.2}, "m", "case", "pgd@1")
+    again = Store(tmp_path / "out", QUESTION, {"torch": "1"})
+    assert again.get("m", "case", "pgd@1") == {"dice": 0.1 + 0.2}
+
+
+def test_every_machine_that_took_part_is_named_once(tmp_path: Path) -> None:
+    for torch_version in ("1", "2", "1"):
+        Store(tmp_path, QUESTION, {"torch": torch_version})
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["provenance"] == [{"torch": "1"}, {"torch": "2"}]
+
+
+def test_another_audit_is_refused_and_loses_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put({"dice": 1}, "m", "case", "clean")
+    before = (tmp_path / "manifest.json").read_text()
+    with pytest.raises(ValueError, match="an audit with other models, settings"):
+        Store(tmp_path, {"settings": {"eps": (1,)}, "models": {}}, {})
+    assert (tmp_path / "manifest.json").read_text() == before
+    assert store.get("m", "case", "clean") == {"dice": 1}
+
+
+def test_foreign_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="holds other files; choose an empty folder with --output"):
+        Store(tmp_path, QUESTION, {})
+    assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_damaged_result_is_named(tmp_path: Path) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put({"dice": 1}, "m", "case", "clean")
+    file = tmp_path / "results" / "m" / "case" / "clean.json"
+    file.write_text('{"dice"')
+    with pytest.raises(ValueError, match=r"clean\.json is damaged .* remove it"):
+        store.get("m", "case", "clean")
+
+
+def test_no_half_written_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put({"dice": 1}, "m", "case", "clean")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fdopen", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.put({"dice": 2}, "m", "case", "clean")
+    monkeypatch.undo()
+    assert store.get("m", "case", "clean") == {"dice": 1}
+    assert [file.name for file in (tmp_path / "results" / "m" / "case").iterdir()] == ["clean.json"]
+
+
+def test_not_a_number_is_no_result(tmp_path: Path) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.put({"dice": float("nan")}, "m", "case", "clean")
+
+
+def test_noise_comes_back_exactly_and_goes_with_its_case(tmp_path: Path) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    noise = torch.randn(2, 3, 4, 5) * 1e-4
+    store.put_noise(noise, "m", "case", "pgd@1")
+    store.put_noise(-noise, "m", "other", "pgd@1")
+    assert torch.equal(store.get_noise("m", "case", "pgd@1"), noise)
+    store.drop_noise("m", "case")
+    assert torch.equal(store.get_noise("m", "other", "pgd@1"), -noise)
+    store.drop_noise("m", "other")
+    store.drop_noise("m", "never there")
+    assert not (tmp_path / "noise").exists()
+
+
+def test_hash_depends_on_every_byte_and_on_the_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"x" * 3_000_000)
+    second.write_bytes(b"y")
+    before = sha256([first, second])
+    assert before != sha256([second, first])
+    first.write_bytes(b"x" * 2_999_999 + b"z")
+    assert before != sha256([first, second])
