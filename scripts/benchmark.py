@@ -1,7 +1,8 @@
-"""Time and memory of an IMA training step, beside a plain nnU-Net step and a textbook IMA step.
+"""Time and memory of an IMA training step, beside a plain nnU-Net step and a textbook IMA step; of an attack step.
 
 All kinds of step take turns on the same batches and the same weights (the learning rate is 0), so that their ratios hold
-on a noisy machine. For example, after a training:
+on a noisy machine. With a checkpoint, an audit's attack step is compared with the bare network's forward pass and input
+gradient (see attack_step.py). For example, after a training:
 
     python scripts/benchmark.py -d 4 -c 2d_cpu --checkpoint .../nnUNetTrainerIMA__nnUNetPlans__2d_cpu/fold_0/checkpoint_final.pth
 """  # noqa: E501
@@ -12,7 +13,6 @@ import json
 import os
 import platform
 import tempfile
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +23,11 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from attack_step import attack_report, measure_attack
+from live_bytes import LiveBytes
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from nnunet_ima.commands._run import run_cli
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
@@ -75,6 +75,8 @@ class Benchmark:
             os.environ["nnUNet_results"] = results  # the trainer makes a folder and a log that nobody needs
             trainer = self._trainer()
             measured = measure(trainer, self.batches)
+        if self.checkpoint is not None:
+            measured["attack_step"] = measure_attack(self.checkpoint, self.device)
         measured |= {
             "dataset": self.dataset,
             "configuration": self.configuration,
@@ -265,37 +267,9 @@ def _peak_memory(trainer: nnUNetTrainerIMA, step: Callable[[Any], Any], batch: d
         step(batch)
         return float(torch.cuda.max_memory_allocated())
     trainer.optimizer.zero_grad(set_to_none=True)
-    with _LiveBytes() as counted:
+    with LiveBytes() as counted:
         step(batch)
     return float(counted.peak + 2 * sum(p.numel() * p.element_size() for p in trainer.network.parameters()))
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors made inside the context, as long as something holds them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self.storages: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._hold(leaf.untyped_storage())
-        return result
-
-    def _hold(self, storage: Any) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.storages:
-            return
-        self.storages[key] = weakref.ref(storage, lambda _: self._release(key, size))
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-    def _release(self, key: int, size: int) -> None:
-        del self.storages[key]
-        self.live -= size
 
 
 def _synchronize(device: torch.device) -> None:
@@ -319,6 +293,8 @@ def report(measured: dict[str, Any]) -> str:
             f"| {kind} | {row['attacked']:.0f} | {row['crossed']:.1%} | {row['size']:.3f} | "
             f"{row['forward']:.1f} | {row['backward']:.1f} |"
         )
+    if "attack_step" in measured:
+        lines += ["", *attack_report(measured["attack_step"])]
     lines.append(f"\n{measured['batches']} batches; {measured['device']}, {measured['threads']} threads.")
     return "\n".join(lines)
 
