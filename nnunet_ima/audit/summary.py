@@ -37,17 +37,21 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         rows: statistics of each model, attack and ε; see `_row`. "worst of all" takes each case's worst attack.
         margins: of each model; see `_margins`.
         paired: with two models, the second one's Dice minus the first one's, case by case; see `_paired`.
+        paired_margins: the same of the robustness margins, or None; see `_paired_margins`.
         verdicts, failed: as found.
         settings: unit, norm, steps, seed, threshold and reference size.
     """
     records = [*findings.records, *_worst(findings.records, settings)]
     groups = _groups(records)
     models = list(dict.fromkeys(record["model"] for record in records))
+    by_model = [[entry for entry in findings.margins if entry["model"] == model] for model in models]
+    margins = [_margins(found) for found in by_model if found]
     return {
         "conclusive": findings.conclusive,
         "rows": [_row(key, group) for key, group in groups.items()],
-        "margins": [_margins(model, findings.margins) for model in models if findings.margins],
+        "margins": margins,
         "paired": _paired(models, groups) if len(models) == 2 else [],
+        "paired_margins": _paired_margins(*margins) if len(margins) == 2 else None,
         "verdicts": findings.verdicts,
         "failed": findings.failed,
         "settings": {
@@ -112,6 +116,7 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
         "pooled_dice_per_class": pooled,
         "random_dice": _mean([record["random_dice"] for record in group]),
         "stored_dice": _mean([record["stored_dice"] for record in group]),
+        "stored_cases": sum(record["stored_dice"] is not None for record in group),
         "hd95_mm": _mean([record["hd95_mm"] for record in group]),
         "without_hd95": sum(record["hd95_mm"] is None for record in group),
         "forward": sum(record.get("passes", {}).get("forward", 0) for record in group),
@@ -120,9 +125,8 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
     }
 
 
-def _margins(model: str, margins: Sequence[Record]) -> dict[str, Any]:
+def _margins(found: Sequence[Record]) -> dict[str, Any]:
     """Distribution of a model's robustness margins; a case that stands all noise counts as more than the largest ε."""
-    found = [entry for entry in margins if entry["model"] == model]
     largest = max(entry["largest_tried"] for entry in found)
     values = sorted(np.inf if entry["eps"] is None else entry["eps"] for entry in found)
 
@@ -131,7 +135,7 @@ def _margins(model: str, margins: Sequence[Record]) -> dict[str, Any]:
         return None if np.isinf(value) else value
 
     return {
-        "model": model,
+        "model": found[0]["model"],
         "cases": len(found),
         "threshold": found[0]["threshold"],
         "largest_tried": largest,
@@ -160,19 +164,36 @@ def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Rec
         differences = [others[record["case"]] - record["dice"] for record in group if record["case"] in others]
         if model != models[0] or not differences:
             continue
-        rows.append(
-            {
-                "attack": attack,
-                "eps": eps,
-                "cases": len(differences),
-                "mean_difference": fmean(differences),
-                "interval": _interval(differences),
-                "better": sum(difference > 0 for difference in differences),
-                "worse": sum(difference < 0 for difference in differences),
-                "p": float(wilcoxon(differences).pvalue) if any(differences) else None,
-            }
-        )
+        rows.append({"attack": attack, "eps": eps, **_compared(differences)})
     return rows
+
+
+def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any] | None:
+    """Differences of the margins in ε, second model minus first; a case that stands all noise counts as the largest ε.
+
+    `censored` is the number of cases that one of the models or both stand: their differences are bounds.
+    """
+    common = [case for case in first["values"] if case in second["values"]]
+    if not common:
+        return None
+    pairs = [(first["values"][case], second["values"][case]) for case in common]
+    largest = (first["largest_tried"], second["largest_tried"])
+    differences = [
+        (largest[1] if after is None else after) - (largest[0] if before is None else before) for before, after in pairs
+    ]
+    return {**_compared(differences), "censored": sum(None in pair for pair in pairs)}
+
+
+def _compared(differences: Sequence[float]) -> dict[str, Any]:
+    """Statistics of differences between two models, with the p of a Wilcoxon signed-rank test; None without any."""
+    return {
+        "cases": len(differences),
+        "mean_difference": fmean(differences),
+        "interval": _interval(differences),
+        "better": sum(difference > 0 for difference in differences),
+        "worse": sum(difference < 0 for difference in differences),
+        "p": float(wilcoxon(differences).pvalue) if any(differences) else None,
+    }
 
 
 def _interval(values: Sequence[float]) -> list[float] | None:
@@ -217,13 +238,13 @@ _mean, _median = _reduced(fmean), _reduced(np.median)
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a CSV: dictionaries and lists become columns of their own."""
+    """A row of a CSV: dictionaries and intervals become columns of their own."""
     flat: dict[str, Any] = {}
     for key, value in row.items():
         if isinstance(value, dict):
             flat |= {f"{key} {name}": entry for name, entry in value.items()}
-        elif isinstance(value, list):
-            flat |= {f"{key} {name}": entry for name, entry in zip(("low", "high"), value, strict=True)}
+        elif key == "interval":
+            flat |= dict(zip((f"{key} low", f"{key} high"), value or (None, None), strict=True))
         else:
             flat[key] = value
     return flat

@@ -13,7 +13,7 @@ from nnunet_ima.report.canvas import drawn_figure
 from nnunet_ima.report.noise_grid import COLOURS, outline
 
 Array = np.ndarray[Any, Any]
-MODEL_COLOURS, ATTACK_STYLES = ("tab:blue", "tab:orange"), ("-", "--", "-.", ":")
+MODEL_COLOURS, ATTACK_STYLES, RANDOM_STYLE = ("tab:blue", "tab:orange"), ("-", "--", "-."), ":"
 
 
 def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
@@ -48,9 +48,10 @@ def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
                     axis.fill_between(eps, low, high, color=colour, alpha=0.12)
             noisy = {row["eps"]: row["random_dice"] for row in of_model if row["random_dice"] is not None}
             noisy = {0.0: clean["mean_dice"], **noisy}
-            axis.plot(list(noisy), list(noisy.values()), c=colour, lw=0.8, alpha=0.6, label=f"{model}: random noise")
+            axis.plot(list(noisy), list(noisy.values()), RANDOM_STYLE, c=colour, lw=1.2, label=f"{model}: random noise")
         axis.set(xlabel=_unit(summary), ylabel="mean Dice over cases", ylim=(0, 1.02), xlim=(0, None))
         axis.grid(alpha=0.3)
+        _add_sigma(axis, summary)
         figure.legend(loc="outside lower center", ncols=1, fontsize=8)
 
 
@@ -74,6 +75,7 @@ def draw_margins(summary: Mapping[str, Any], file: Path) -> None:
         axis.set_xlim(0, max(entry["largest_tried"] for entry in summary["margins"]))
         axis.set_yticks(np.linspace(0, 1, 6))
         axis.grid(alpha=0.3)
+        _add_sigma(axis, summary)
         figure.legend(loc="outside lower center", fontsize=8)
 
 
@@ -103,7 +105,7 @@ class WorstCase:
 
 
 def draw_worst_case(case: WorstCase, file: Path) -> None:
-    """Draw image, noise, clean and attacked prediction (coloured) against the label (white) where it fails most.
+    """Draw image, noise, clean and attacked prediction against the label, on the slices where the latter fails most.
 
     Args:
         case: what to draw.
@@ -120,6 +122,7 @@ def draw_worst_case(case: WorstCase, file: Path) -> None:
             row[0].set_ylabel(f"slice {z + 1} of {len(case.image)}")
             noise = row[1].imshow(case.noise[z], aspect=aspect, cmap="RdBu_r", vmin=-limit, vmax=limit)
             for axis, predicted in ((row[2], case.clean[z]), (row[3], case.attacked[z])):
+                axis.set_facecolor("black")  # shines through: white outlines need a dark image
                 axis.imshow(case.image[z], aspect=aspect, alpha=0.6, **window)
                 for value in range(1, int(max(case.label.max(), case.clean.max(), case.attacked.max())) + 1):
                     outline(axis, case.label[z] == value, "white", 0.9)
@@ -130,7 +133,7 @@ def draw_worst_case(case: WorstCase, file: Path) -> None:
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
         figure.colorbar(noise, ax=axes[:, 1], location="bottom", shrink=0.8, label=case.unit)
-        figure.suptitle(case.title, fontsize=10)
+        figure.suptitle(f"{case.title}\nwhite: the label's outline; coloured: the prediction's", fontsize=10)
 
 
 def failing_slices(label: Array, predicted: Array) -> list[int]:
@@ -142,6 +145,16 @@ def failing_slices(label: Array, predicted: Array) -> list[int]:
         if len(part) and wrong[part].max() > 0:
             chosen.add(part.start + int(wrong[part].argmax()))
     return sorted(chosen)
+
+
+def _add_sigma(axis: Any, summary: Mapping[str, Any]) -> None:
+    """Tell ε in σ per voxel, too, along the upper edge; cases of unequal size are told by their median."""
+    last = max(summary["rows"], key=lambda row: row["eps"])
+    sigma = last["units"]["rms"]
+    if last["eps"] and sigma and summary["settings"]["unit"] != "rms":
+        share = sigma / last["eps"]
+        upper = axis.secondary_xaxis("top", functions=(lambda eps: eps * share, lambda found: found / share))
+        upper.set_xlabel("σ per voxel (root mean square)" if summary["settings"]["norm"] == "L2" else "σ per voxel")
 
 
 def _unit(summary: Mapping[str, Any]) -> str:

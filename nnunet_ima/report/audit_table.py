@@ -7,6 +7,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str]]
+NOTHING = "–"
 
 
 def report_text(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
@@ -17,10 +18,12 @@ def report_text(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
         facts: what was attacked and how, one line each.
     """
     models = list(dict.fromkeys(row["model"] for row in summary["rows"]))
-    parts = ["# Robustness audit", _conclusion(summary), *(_headline(model, summary) for model in models)]
+    parts = ["# Robustness audit", *(_headline(model, summary) for model in models), _conclusion(summary)]
     for model in models:
         rows = [row for row in summary["rows"] if row["model"] == model]
         parts += [f"## {model}", _table(rows, _columns(rows))]
+        if any(row["without_hd95"] for row in rows):
+            parts.append("\\* over the cases where every class is predicted at all")
     if summary["margins"]:
         threshold = summary["margins"][0]["threshold"]
         parts += [
@@ -32,6 +35,8 @@ def report_text(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
             f"## {models[1]} against {models[0]}, case by case",
             _table(summary["paired"], PAIRED),
         ]
+    if summary["paired_margins"]:
+        parts.append(_margins_compared(summary["paired_margins"]))
     if summary["verdicts"]:
         parts += [
             "## Is the evidence sound?",
@@ -44,7 +49,7 @@ def report_text(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
 
 
 def _conclusion(summary: dict[str, Any]) -> str:
-    """Whether the numbers may be relied on, before anybody reads them."""
+    """Whether the numbers may be relied on, before anybody reads the tables."""
     failed = [f"{row['check']} ({row['model']}: {row['figure']})" for row in summary["verdicts"] if _is(row, "failed")]
     if summary["failed"]:
         failed.append(f"every case is measured ({len(summary['failed'])} failed)")
@@ -52,10 +57,13 @@ def _conclusion(summary: dict[str, Any]) -> str:
         return "\n".join(["**NOT CONCLUSIVE.** What failed:\n", *(f"- {entry}" for entry in failed)])
     if not summary["conclusive"]:
         return "**NOT CONCLUSIVE.** Nothing was measured."
-    passed, left = (sum(_is(row, result) for row in summary["verdicts"]) for result in ("passed", "not run"))
+    passed = sum(_is(row, "passed") for row in summary["verdicts"])
+    left = list(dict.fromkeys(row["check"] for row in summary["verdicts"] if _is(row, "not run")))
     if not passed:
         return "No noise was tried: nothing is known about robustness."
-    return f"Conclusive: {passed} checks of the evidence passed, {left} were not run."
+    if not left:
+        return f"Conclusive: all {passed} checks of the evidence passed."
+    return f"Conclusive: all {passed} checks of the evidence that were run passed. Not run: {'; '.join(left)}."
 
 
 def _is(row: Row, result: str) -> bool:
@@ -66,18 +74,33 @@ def _headline(model: str, summary: dict[str, Any]) -> str:
     """The result of a model in one sentence."""
     rows = [row for row in summary["rows"] if row["model"] == model]
     clean, *attacked = sorted(rows, key=lambda row: (row["eps"], row["mean_dice"]))
-    said = [f"mean Dice {clean['mean_dice']:.3f} without noise"]
-    for eps in dict.fromkeys(row["eps"] for row in attacked):
-        worst = min((row for row in attacked if row["eps"] == eps), key=lambda row: row["mean_dice"])
-        said.append(f"{worst['mean_dice']:.3f} at {_noise(worst, summary['settings'])}")
-    sentence = f"**{model}**: " + ", ".join(said)
-    for entry in summary["margins"]:
-        if entry["model"] == model:
-            median, threshold = entry["quantiles"]["0.5"], entry["threshold"]
-            if median is None:
-                sentence += f"; more than half of the {entry['cases']} cases stay at Dice {threshold:g} or above"
-            else:
-                sentence += f"; half of the {entry['cases']} cases fall below Dice {threshold:g} at ε ≤ {median:.3g}"
+    sentence = f"**{model}**: mean Dice {clean['mean_dice']:.3f} without noise"
+    if attacked:
+        worst = min(attacked, key=lambda row: (-row["eps"], row["mean_dice"]))  # of the largest noise
+        sentence += f", {worst['mean_dice']:.3f} under the worst noise of {_noise(worst, summary['settings'])}"
+    sentence += "".join(f"; {_half(entry)}" for entry in summary["margins"] if entry["model"] == model)
+    return sentence + "."
+
+
+def _half(entry: Row) -> str:
+    """When half of the cases have failed."""
+    median, fall = entry["quantiles"]["0.5"], f"Dice {entry['threshold']:g}"
+    who, verb = ("its only case", "s") if entry["cases"] == 1 else (f"half of its {entry['cases']} cases", "")
+    if median is None:
+        more = who if entry["cases"] == 1 else f"more than {who}"
+        return f"{more} stay{verb} at {fall} or above"
+    return f"{who} fall{verb} below {fall} " + (f"at ε ≤ {median:.3g}" if median else "without any noise")
+
+
+def _margins_compared(entry: Row) -> str:
+    """The paired comparison of the margins in a sentence."""
+    sentence = (
+        f"The margins differ by {entry['mean_difference']:+.3g} in ε{_interval(entry['interval'], '.3g')} in the mean "
+        f"of {entry['cases']} cases; {entry['better']} better, {entry['worse']} worse"
+    )
+    sentence += "" if entry["p"] is None else f", p = {entry['p']:.2g} (Wilcoxon)"
+    if entry["censored"]:
+        sentence += f"; {entry['censored']} pairs with a case that stood all noise, which counts as the largest ε tried"
     return sentence + "."
 
 
@@ -105,8 +128,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     columns += [
         ("pooled", lambda row: _number(row["pooled_dice"], ".3f")),
         ("random noise", lambda row: _number(row["random_dice"], ".3f")),
-        ("as a file", lambda row: _number(row["stored_dice"], ".3f")),
-        ("HD95, mm", lambda row: _number(row["hd95_mm"], ".1f") + ("*" if row["without_hd95"] else "")),
+        ("as a file", _stored),
+        ("HD95, mm", _distance),
     ]
     return _without_value(columns, rows)
 
@@ -151,6 +174,15 @@ FAILED_CASES: list[Column] = [
 ]
 
 
+def _stored(row: Row) -> str:
+    some = f" ({row['stored_cases']} of {row['cases']})" if 0 < row["stored_cases"] < row["cases"] else ""
+    return _number(row["stored_dice"], ".3f") + some
+
+
+def _distance(row: Row) -> str:
+    return (_number(row["hd95_mm"], ".1f") or NOTHING) + ("*" if row["without_hd95"] else "")
+
+
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
@@ -159,22 +191,25 @@ def _beyond(value: float | None, largest: float) -> str:
     return f"> {largest:g}" if value is None else f"{value:.3g}"
 
 
-def _interval(interval: Sequence[float] | None) -> str:
-    return "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+def _interval(interval: Sequence[float] | None, form: str = ".3f") -> str:
+    return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def _without_value(columns: Sequence[Column], rows: Sequence[Row]) -> list[Column]:
-    return [(title, cell) for title, cell in columns if any(cell(row).strip("*") for row in rows)]
+    return [(title, cell) for title, cell in columns if any(cell(row).strip(NOTHING + "*") for row in rows)]
 
 
 def _table(rows: Sequence[Row], columns: Sequence[Column]) -> str:
     """A Markdown table whose columns are as wide as their longest cell."""
-    cells = [[title for title, _ in columns]] + [[cell(row).replace("|", "\\|") for _, cell in columns] for row in rows]
+    cells = [[_safe(title) for title, _ in columns]] + [[_safe(cell(row)) for _, cell in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    if any("*" in cell and "**" not in cell for row in cells[1:] for cell in row):
-        lines.append("\n\\* over the cases where every class is predicted at all")
     return "\n".join(lines)
+
+
+def _safe(cell: str) -> str:
+    """Text that neither a line break nor a bar of its own drives out of its cell."""
+    return " ".join(cell.split()).replace("|", "\\|")
