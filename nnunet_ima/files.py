@@ -1,10 +1,12 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one; reading them so that a fault names its file."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -19,3 +21,24 @@ def write_atomically(file: Path, text: str) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def read_json(file: Path, *, missing: str = "", damaged: str = "") -> Any:
+    """Read a JSON file.
+
+    Args:
+        file: the file.
+        missing: what to do, or what it means, if there is none.
+        damaged: what to do if it cannot be read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no JSON.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing" + (f": {missing}" if missing else ""))
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        msg = f"{file} is damaged ({error})" + (f"; {damaged}" if damaged else "")
+        raise ValueError(msg) from error

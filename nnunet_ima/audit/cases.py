@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import SimpleITK as sitk  # noqa: N813
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunet_ima.audit.model import TrainedModel
-from nnunet_ima.datasets.checks import _count, _geometry_faults, _last_line, _Volume
+from nnunet_ima.datasets.checks import Volume, count, geometry_faults, last_line
 from nnunet_ima.datasets.folders import nnunet_folder
+from nnunet_ima.files import read_json
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def dataset_cases(
         FileNotFoundError: the data set, its split (unless training cases are taken, too) or a case's file is missing.
     """
     raw = nnunet_folder("nnUNet_raw") / dataset
-    info = _read_json(raw / "dataset.json", f"it is needed to find the images of {dataset}; check nnUNet_raw")
+    info = read_json(raw / "dataset.json", missing=f"it is needed to find the images of {dataset}; check nnUNet_raw")
     known = _raw_cases(raw, info)
     trained, validation = ({}, sorted(known)) if allow_training_cases else _split(dataset, folds, sorted(known))
     for name in names or ():
@@ -106,7 +106,7 @@ def folder_cases(images: Path, labels: Path, channels: int, file_ending: str) ->
         if sorted(number for number, _ in files) != list(range(channels)):
             wanted = ", ".join(f"{name}_{number:04d}{file_ending}" for number in range(channels))
             shown = ", ".join(file.name for _, file in files)
-            msg = f"{name} has {_count(len(files), 'channel')} ({shown}), the model wants {channels} ({wanted})"
+            msg = f"{name} has {count(len(files), 'channel')} ({shown}), the model wants {channels} ({wanted})"
             raise ValueError(msg)
     return [Case(name, tuple(file for _, file in sorted(found[name])), label_files[name]) for name in sorted(found)]
 
@@ -124,11 +124,11 @@ def check_case(case: Case, model: TrainedModel) -> list[str]:
     faults += [f"{label.path} {fault}" for fault in _label_faults(label, model)]
     for other in files[1:]:
         if not (images[0].fault or other.fault):
-            faults += [f"{other.path} {fault} ({images[0].path})" for fault in _geometry_faults(images[0], other)]
+            faults += [f"{other.path} {fault} ({images[0].path})" for fault in geometry_faults(images[0], other)]
     return faults
 
 
-class _File(_Volume):
+class _File(Volume):
     """Any file that SimpleITK reads: voxels (X, Y, Z) and affine, or the reason why it cannot be read."""
 
     def __init__(self, path: Path) -> None:
@@ -145,7 +145,7 @@ class _File(_Volume):
             image = sitk.ReadImage(str(path))
             self.voxels = _voxels(path, image)
         except Exception as error:  # a damaged file can raise anything
-            self.fault = f"cannot be read: {_last_line(error)}"
+            self.fault = f"cannot be read: {last_line(error)}"
             return
         dimensions = image.GetDimension()
         if dimensions not in (2, 3):
@@ -172,7 +172,7 @@ def _image_faults(image: _File) -> Iterator[str]:
     if image.fault:
         return
     if bad := int(np.count_nonzero(~np.isfinite(image.voxels))):
-        yield f"has {_count(bad, 'voxel')} that are not finite"
+        yield f"has {count(bad, 'voxel')} that are not finite"
     elif image.voxels.min() == image.voxels.max():
         yield f"is constant: every voxel is {image.voxels.flat[0]:g}"
 
@@ -182,7 +182,7 @@ def _label_faults(label: _File, model: TrainedModel) -> Iterator[str]:
         return
     manager, finite = model.label_manager, np.isfinite(label.voxels)
     if bad := int(np.count_nonzero(~finite)):
-        yield f"has {_count(bad, 'voxel')} that are not finite"
+        yield f"has {count(bad, 'voxel')} that are not finite"
     found = np.unique(label.voxels[finite]).tolist()
     known = [int(value) for value in manager.all_labels]
     unknown = [value for value in found if value not in (*known, manager.ignore_label)]
@@ -211,7 +211,9 @@ def _split(dataset: str, folds: Sequence[str], known: list[str]) -> tuple[dict[s
     if "all" in folds:
         return dict.fromkeys(known, "all"), []
     file = nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
-    splits = _read_json(file, f"it says which cases are for validation; train {dataset} here, or copy it from there")
+    splits = read_json(
+        file, missing=f"it says which cases are for validation; train {dataset} here, or copy it from there"
+    )
     for fold in folds:
         if not fold.isdecimal() or int(fold) >= len(splits):
             msg = f"{file} holds the folds 0 to {len(splits) - 1}, but the model is of fold {fold}"
@@ -247,14 +249,3 @@ def _stems(folder: Path, file_ending: str) -> dict[str, Path]:
         msg = f"{folder} holds no file that ends in {file_ending}, as the model's data set does{others}"
         raise ValueError(msg)
     return fitting
-
-
-def _read_json(file: Path, way_out: str) -> Any:
-    if not file.is_file():
-        msg = f"{file} is missing: {way_out}"
-        raise FileNotFoundError(msg)
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{file} is damaged: {error}"
-        raise ValueError(msg) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunet_ima.files import read_json
 from nnunet_ima.ima.voxelwise import Labels
 
 # nnU-Net keeps a few numbers of its log as NumPy scalars. These types hold numbers and run nothing; NumPy 1 called the
@@ -130,7 +130,8 @@ def open_model(
         ValueError: a file is damaged or would run code, the weights do not fit the plans, or the model is the second
             stage of a cascade.
     """
-    plans, dataset_json = (_read_json(folder, name) for name in ("plans.json", "dataset.json"))
+    missing = f"{folder} is no results folder of nnU-Net (it holds plans.json, dataset.json, fold_0)"
+    plans, dataset_json = (read_json(folder / name, missing=missing) for name in ("plans.json", "dataset.json"))
     files = _checkpoint_files(folder, folds, checkpoint)
     loaded = [_load_checkpoint(file, trust_checkpoint) for file in files]
     first = loaded[0]
@@ -165,19 +166,6 @@ def open_model(
         mirror_axes=tuple(mirror_axes) if mirror_axes else None,
         device=torch.device(device),
     )
-
-
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / name
-    if not file.is_file():
-        msg = f"{file} is missing: {folder} is no results folder of nnU-Net (it holds plans.json, dataset.json, fold_0)"
-        raise FileNotFoundError(msg)
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{file} is damaged: {error}"
-        raise ValueError(msg) from error
-    return content
 
 
 def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:

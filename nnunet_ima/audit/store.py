@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ima.files import write_atomically
+from nnunet_ima.files import read_json, write_atomically
 
 
 class Store:
@@ -110,11 +110,7 @@ def sha256(files: Sequence[Path]) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        msg = f"{file} is damaged ({error}); remove it, and the audit measures it again"
-        raise ValueError(msg) from error
+    content: dict[str, Any] = read_json(file, damaged="remove it, and the audit measures it again")
     return content
 
 

@@ -61,7 +61,7 @@ class Report:
     def summary(self) -> str:
         """One line per fault under a headline."""
         faulty, good = len(self.faulty_cases), len(self.training) + len(self.test)
-        headline = f"{_count(len(self.faults), 'fault')} in {faulty} of {_count(faulty + good, 'case')}"
+        headline = f"{count(len(self.faults), 'fault')} in {faulty} of {count(faulty + good, 'case')}"
         return "\n".join([f"{headline} of {self.archive.root.name}:", *(f"  {fault}" for fault in self.faults)])
 
 
@@ -89,7 +89,7 @@ def check_archive(archive: Archive, show_progress: bool = True) -> Report:
                 training[case] = (image, label)
             bar.update()
         for case, image in tests.items():
-            found = list(_check_image(archive, case, image, _Volume(image)))
+            found = list(_check_image(archive, case, image, Volume(image)))
             faults += found
             if not found:
                 good_tests[case] = image
@@ -107,7 +107,7 @@ def _training_pairs(archive: Archive) -> dict[str, tuple[Path, Path]]:
     return dict(sorted((found | listed).items()))
 
 
-class _Volume:
+class Volume:
     """A NIfTI file: its voxels and affine, or the reason why it cannot be read."""
 
     def __init__(self, file: Path) -> None:
@@ -131,7 +131,7 @@ class _Volume:
             reader.SetFileName(str(file))
             reader.ReadImageInformation()
         except Exception as error:  # a damaged file can raise anything
-            self.fault = f"cannot be read: {_last_line(error)}"
+            self.fault = f"cannot be read: {last_line(error)}"
             return
         if self.voxels.dtype.kind not in "biuf":
             self.fault = f"has voxels of type {self.voxels.dtype}, not numbers"
@@ -153,17 +153,17 @@ def _check_pair(archive: Archive, case: str, image_file: Path, label_file: Path)
         return
     if archive.listed and case not in archive.listed:
         yield Fault(case, image_name, 'is not listed under "training" in dataset.json')
-    image, label = _Volume(image_file), _Volume(label_file)
+    image, label = Volume(image_file), Volume(label_file)
     yield from _check_image(archive, case, image_file, image)
     if label.fault:
         yield Fault(case, label_name, label.fault)
         return
     yield from (Fault(case, label_name, message) for message in _label_faults(archive, label))
     if not image.fault:
-        yield from (Fault(case, label_name, message) for message in _geometry_faults(image, label))
+        yield from (Fault(case, label_name, message) for message in geometry_faults(image, label))
 
 
-def _check_image(archive: Archive, case: str, file: Path, image: _Volume) -> Iterator[Fault]:
+def _check_image(archive: Archive, case: str, file: Path, image: Volume) -> Iterator[Fault]:
     name = _relative(archive, file)
     if image.fault:
         yield Fault(case, name, image.fault)
@@ -174,15 +174,15 @@ def _check_image(archive: Archive, case: str, file: Path, image: _Volume) -> Ite
     channels = image.voxels.shape[3] if image.voxels.ndim == 4 else 1
     if channels != len(archive.channels):
         expected = f"{len(archive.channels)} ({', '.join(archive.channels)})"
-        yield Fault(case, name, f"has {_count(channels, 'channel')}, dataset.json names {expected}")
+        yield Fault(case, name, f"has {count(channels, 'channel')}, dataset.json names {expected}")
     if bad := int(np.count_nonzero(~np.isfinite(image.voxels))):
-        yield Fault(case, name, f"has {_count(bad, 'voxel')} that are not finite")
+        yield Fault(case, name, f"has {count(bad, 'voxel')} that are not finite")
 
 
-def _label_faults(archive: Archive, label: _Volume) -> Iterator[str]:
+def _label_faults(archive: Archive, label: Volume) -> Iterator[str]:
     finite = np.isfinite(label.voxels)
     if bad := int(np.count_nonzero(~finite)):
-        yield f"has {_count(bad, 'voxel')} that are not finite"
+        yield f"has {count(bad, 'voxel')} that are not finite"
     unknown = [value for value in np.unique(label.voxels[finite]).tolist() if value not in archive.labels]
     if unknown:
         shown = ", ".join(f"{value:g}" for value in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
@@ -190,7 +190,8 @@ def _label_faults(archive: Archive, label: _Volume) -> Iterator[str]:
         yield f"has unknown label values {shown}; dataset.json names {known}"
 
 
-def _geometry_faults(image: _Volume, label: _Volume) -> Iterator[str]:
+def geometry_faults(image: Volume, label: Volume) -> Iterator[str]:
+    """Say in what shape and affine of a label (or further channel) differ from those of its image."""
     if label.voxels.ndim != 3 or image.shape != label.shape:
         yield f"has shape {_shape(label.voxels.shape)}, its image {_shape(image.shape)}"
         return
@@ -209,11 +210,12 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "×".join(map(str, shape))
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where needed."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """Return the line of an error that says what is wrong; ITK puts it last, after pages of source positions."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
