@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import tempfile
@@ -86,6 +87,12 @@ class CaseAudit:
         )
         self._case, self._store = case, store
         self._predictor = model.predictor(pipeline.step_size, pipeline.mirroring)
+
+    def through(self, pipeline: Pipeline) -> CaseAudit:
+        """Return the same case, attacked through another pipeline."""
+        other = copy.copy(self)
+        other.pipeline = pipeline
+        return other
 
     def get(self, *place: str) -> dict[str, Any] | None:
         """Result of this model and case from the store."""

@@ -49,6 +49,7 @@ class Pipeline:
         mirroring: average over mirrored copies (test-time augmentation) along the model's mirror axes.
         windows_per_pass: windows, mirrored copies included, that run together; 0: by the device. It is halved whenever
             memory runs out.
+        mixed_precision: run the networks under autocast; None: on CUDA, as nnU-Net does.
         passes: counts what was spent.
     """
 
@@ -56,12 +57,15 @@ class Pipeline:
     step_size: float = 0.5
     mirroring: bool = True
     windows_per_pass: int = 0
+    mixed_precision: bool | None = None
     passes: Passes = field(default_factory=Passes)
 
     def __post_init__(self) -> None:
         if not 0 < self.step_size <= 1:
             msg = f"the step size of the sliding window must be above 0 and at most 1, got {self.step_size}"
             raise ValueError(msg)
+        if self.mixed_precision is None:
+            self.mixed_precision = self.model.device.type == "cuda"
         self._patch = tuple(self.model.configuration.patch_size)
         if not self.windows_per_pass:
             voxels = VOXELS_PER_PASS.get(self.model.device.type, VOXELS_PER_PASS["cpu"])
@@ -118,7 +122,7 @@ class Pipeline:
     def predict(self, network: nn.Module, windows: Tensor) -> Tensor:
         """Logits (N, K, *patch) of windows (N, C, *patch)."""
         self.passes.forward += len(windows)
-        with torch.autocast(self.model.device.type, enabled=self.model.device.type == "cuda"):
+        with torch.autocast(self.model.device.type, enabled=bool(self.mixed_precision)):
             prediction: Tensor = network(windows)
         return prediction.float()
 

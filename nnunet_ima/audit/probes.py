@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.attacks.presets import PRESETS
+from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
 from nnunet_ima.audit.scores import score
 
@@ -32,6 +32,8 @@ def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
 def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, Any]:
     """Measure one case again: twice the steps, a black box, very large noise, the same prediction twice.
 
+    Where networks run in mixed precision, the attack is repeated in full precision.
+
     Args:
         case: the case, already attacked at `eps`.
         eps: noise level; see `telling_level`.
@@ -39,7 +41,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
 
     Returns:
         Dice of the first attack and of each measurement, ε of the large noise, queries of the black box, and the
-        largest difference between the logits of two passes.
+        largest difference between the logits of two passes. Dice in full precision is None where that is no other.
     """
     place = f"probe@{eps:g}"
     if (stored := case.get(place)) is not None:
@@ -51,9 +53,11 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
     large = HUGE * case.settings.eps[-1]
     square = replace(PRESETS["square"][0], steps=QUERIES)
 
-    def dice(entry: Any, level: float, count: int, title: str) -> float:
-        attacked, _ = case.attack(entry, case.radius(level), title, watch, steps=count)
+    def dice(entry: Component, level: float, count: int, title: str, of: CaseAudit = case) -> float:
+        attacked, _ = of.attack(entry, case.radius(level), title, watch, steps=count)
         return float(score(case.predict(attacked.x[0]), case.volume, case.model)["dice"])
+
+    precise = case.through(replace(case.pipeline, mixed_precision=False))
 
     with torch.no_grad():
         first, second = (case.pipeline(case.volume.image[None].to(case.model.device)) for _ in range(2))
@@ -65,6 +69,9 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
         "queries": QUERIES,
         "dice_huge": dice(component, large, steps, f"huge@{large:g}"),
         "eps_huge": large,
+        "dice_full_precision": dice(component, eps, steps, f"{worst}@{eps:g}", precise)
+        if case.pipeline.mixed_precision
+        else None,
         "repeat_difference": float((first - second).abs().max()),
     }
     return case.put(result, place)

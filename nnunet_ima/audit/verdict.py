@@ -47,6 +47,7 @@ def verdict(
         randoms: pairs of a preset's result and the result of white noise (`CaseAudit.random`) at its ε.
         probes: results of `audit.probes`, one for each case probed.
     """
+    precision = [probe for probe in probes if probe["dice_full_precision"] is not None]
     return [
         _gradients(components),
         _converged(components),
@@ -57,6 +58,7 @@ def verdict(
         _ranks(presets),
         _deterministic(probes),
         _inside_the_ball(presets),
+        *([_precision(precision)] if precision else []),  # on a CPU there is nothing to compare
     ]
 
 
@@ -139,3 +141,9 @@ def _inside_the_ball(presets: Sequence[dict[str, Any]]) -> Check:
     excess = [entry["noise"][key[entry["noise"]["norm"]]] / entry["units"]["l2"] for entry in presets]
     figure = f"largest noise {max(excess):.6f} of its bound" if excess else "no noise"
     return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
+
+
+def _precision(probes: Sequence[dict[str, Any]]) -> Check:
+    gains = [probe["dice"] - probe["dice_full_precision"] for probe in probes]
+    figure = f"in full precision Dice is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
+    return _judge("mixed precision does not weaken the attack", fmean(gains) <= GAIN, figure)

@@ -300,3 +300,19 @@ def test_out_of_memory_marks_the_case(
     assert [entry["error"] for entry in found.failed] == ["out of memory on cpu with a single window"] * 2
     assert found.records == []
     assert run.verdict([], [], [], [])  # and nothing is judged
+
+
+def test_mixed_precision_is_compared_with_full_precision(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on CUDA, with bfloat16 in place of float16."""
+    monkeypatch.setattr("nnunet_ima.audit.probes.QUERIES", 5)
+    mixed = Pipeline(pipeline.model, mirroring=False, mixed_precision=True)
+    settings = replace(SETTINGS, attacks=("pgd",), eps=(0.2,), margins=False)
+    found = audit(mixed, cases[:1], tmp_path / "out", settings, probes=1)
+    (row,) = (row for row in found.verdicts if row["check"] == "mixed precision does not weaken the attack")
+    assert row["result"] == "passed"
+    place = tmp_path / "out" / "results" / "m" / cases[0].name / "probe@0.2.json"
+    probe = json.loads(place.read_text())
+    assert probe["dice_full_precision"] != probe["dice"]
+    assert probe["dice_full_precision"] == pytest.approx(probe["dice"], abs=0.05)

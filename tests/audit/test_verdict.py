@@ -33,6 +33,7 @@ def sound() -> dict[str, Any]:
         "dice_huge": 0.0,
         "eps_huge": 40.0,
         "repeat_difference": 0.0,
+        "dice_full_precision": None,
     }
     return {
         "presets": presets,
@@ -132,3 +133,11 @@ def test_what_was_not_looked_at_is_called_not_run() -> None:
 def test_nothing_at_all_is_no_evidence() -> None:
     found = results({"presets": [], "components": [], "randoms": [], "probes": []})
     assert set(found.values()) == {NOT_RUN}
+
+
+@pytest.mark.parametrize(("dice", "result"), [(0.31, PASSED), (0.28, PASSED), (0.2, FAILED)])
+def test_mixed_precision_is_judged_where_it_is_used(dice: float, result: str) -> None:
+    evidence = sound()
+    for probe in evidence["probes"]:
+        probe["dice_full_precision"] = dice
+    assert results(evidence)["mixed precision does not weaken the attack"] == result
