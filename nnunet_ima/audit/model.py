@@ -175,7 +175,8 @@ def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str
     if missing or not wanted:
         asked = folder / f"fold_{missing[0] if missing else '*'}" / checkpoint
         others = sorted(str(file.relative_to(folder)) for file in folder.glob("fold_*/*.pth"))
-        msg = f"{asked} does not exist; {folder} holds {', '.join(others) or 'no checkpoint'}"
+        there = f"{', '.join(others)}; choose with --fold and --checkpoint" if others else "no checkpoint"
+        msg = f"{asked} does not exist; {folder} holds {there}"
         raise FileNotFoundError(msg)
     return [folder / f"fold_{fold}" / checkpoint for fold in wanted]
 
