@@ -63,7 +63,7 @@ def _conclusion(summary: dict[str, Any]) -> str:
         return "No noise was tried: nothing is known about robustness."
     if not left:
         return f"Conclusive: all {passed} checks of the evidence passed."
-    return f"Conclusive: all {passed} checks of the evidence that were run passed. Not run: {'; '.join(left)}."
+    return f"No check of the evidence failed: {passed} passed. Not run: {'; '.join(left)}."
 
 
 def _is(row: Row, result: str) -> bool:
