@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from nnunet_ima.audit.case_audit import Settings
     from nnunet_ima.audit.cases import Case
     from nnunet_ima.audit.model import TrainedModel
-    from nnunet_ima.audit.run import Findings
 
 PROGRAM = "nnunet-ima-attack"
 
@@ -132,9 +130,10 @@ class Attack:
 
     def run(self) -> None:
         """Check everything, measure, print, judge."""
-        requirements = self._check()
+        self._check()
         # imported here because it takes seconds: wrong inputs are refused before
         from nnunet_ima.audit.forecast import forecast
+        from nnunet_ima.audit.gate import parse_requirements, unmet
         from nnunet_ima.audit.pipeline import Pipeline
         from nnunet_ima.audit.provenance import provenance, question
         from nnunet_ima.audit.run import run_audit
@@ -143,7 +142,7 @@ class Attack:
         models = self._open_models()
         cases = self._find_cases(models)
         settings = self._settings(models)
-        _refuse_unmeasured(requirements, settings)
+        requirements = parse_requirements(self.require, settings.eps)
         pipelines = {
             name: Pipeline(model, self.step_size, not self.no_tta, self.windows_per_pass)
             for name, model in models.items()
@@ -159,15 +158,12 @@ class Attack:
             msg = "no case could be measured: " + "; ".join(row["error"] for row in findings.failed)
             raise ValueError(msg)
         print(publish(findings, pipelines, cases, settings, store))
-        unmet = [text for requirement in requirements for text in _unmet(findings, *requirement)]
-        if requirements and not findings.conclusive:
-            unmet.append("the audit is not conclusive")
-        if unmet:
-            print(f"--require is not met: {'; '.join(unmet)}")
+        if shortfalls := unmet(requirements, findings):
+            print(f"--require is not met: {'; '.join(shortfalls)}")
             raise SystemExit(1)
 
-    def _check(self) -> list[tuple[float, float]]:
-        """Refuse what can be refused at once; returns the requirements as pairs of Dice and ε."""
+    def _check(self) -> None:
+        """Refuse what can be refused at once."""
         from nnunet_ima.attacks.presets import PRESETS
 
         if (self.task is None) == (not self.model):
@@ -202,7 +198,6 @@ class Attack:
         if not 0 < self.dice_threshold <= 1:
             msg = f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
             raise ValueError(msg)
-        return [_requirement(text) for text in self.require]
 
     def _open_models(self) -> dict[str, TrainedModel]:
         """Open each model, under a short name of its own."""
@@ -297,36 +292,6 @@ class Attack:
             margins=not self.no_margins,
             save_adversarial=self.save_adversarial,
         )
-
-
-def _requirement(text: str) -> tuple[float, float]:
-    """Dice and ε of "0.8@5"."""
-    try:
-        dice, eps = (float(part) for part in text.split("@"))
-    except ValueError:
-        dice = math.nan
-    if not (0 <= dice <= 1 and math.isfinite(eps)):
-        msg = f"--require is written Dice@ε, for example 0.8@5, got {text!r}"
-        raise ValueError(msg)
-    return dice, eps
-
-
-def _refuse_unmeasured(requirements: Sequence[tuple[float, float]], settings: Settings) -> None:
-    for dice, eps in requirements:
-        if eps != 0 and eps not in settings.eps:
-            msg = f"--require {dice:g}@{eps:g}: {eps:g} is not among the noise levels ({settings.eps}); add it to --eps"
-            raise ValueError(msg)
-
-
-def _unmet(findings: Findings, dice: float, eps: float) -> list[str]:
-    """Say which models fall short at an ε under their worst attack."""
-    means: dict[str, dict[str, list[float]]] = {}
-    for record in findings.records:
-        if record["eps"] == eps:
-            means.setdefault(record["model"], {}).setdefault(record["attack"], []).append(record["dice"])
-    worst = {model: min(fmean(found) for found in attacks.values()) for model, attacks in means.items()}
-    short = {model: found for model, found in worst.items() if found < dice}
-    return [f"{model} has Dice {found:.3f} at ε = {eps:g}, below {dice:g}" for model, found in short.items()]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,49 @@
+"""The gate lets nothing through that falls short, whichever model or attack it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_ima.audit.gate import Requirement, parse_requirements, unmet
+from nnunet_ima.audit.run import Findings
+
+
+def findings(**dice: dict[float, list[float]]) -> Findings:
+    """Findings of attacks on one model: attack to ε to Dice of each case."""
+    records = [
+        {"model": "m", "attack": attack, "eps": eps, "dice": value}
+        for attack, levels in dice.items()
+        for eps, values in levels.items()
+        for value in values
+    ]
+    return Findings(records=records, verdicts=[{"conclusive": True}])
+
+
+@pytest.mark.parametrize(("text", "dice", "eps"), [("0.8@5", 0.8, 5), ("1@0", 1, 0), ("0.75@0.1", 0.75, 0.1)])
+def test_a_requirement_is_read(text: str, dice: float, eps: float) -> None:
+    assert parse_requirements([text], (0.1, 5)) == [Requirement(dice, eps)]
+
+
+@pytest.mark.parametrize("text", ["0.8", "@5", "0.8@", "80@5", "-1@5", "nan@5", "0.8@inf", "0.8@5@1"])
+def test_nonsense_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="--require is written Dice@ε"):
+        parse_requirements([text], (5,))
+
+
+def test_a_level_that_is_not_measured_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"7 is not among the noise levels \(2, 5\); add it to --eps"):
+        parse_requirements(["0.5@7"], (2, 5))
+
+
+def test_the_mean_of_the_worst_attack_counts() -> None:
+    found = findings(pgd={5: [0.9, 0.7]}, quick={5: [0.9, 0.5]}, clean={0: [0.9, 0.9]})
+    assert unmet([Requirement(0.7, 5), Requirement(0.9, 0)], found) == []
+    assert unmet([Requirement(0.75, 5)], found) == ["m has Dice 0.700 at ε = 5, below 0.75"]
+    assert len(unmet([Requirement(0.75, 5), Requirement(0.95, 0)], found)) == 2
+
+
+def test_weak_evidence_meets_nothing() -> None:
+    found = findings(pgd={5: [0.9]})
+    found.verdicts.append({"conclusive": False})
+    assert unmet([Requirement(0.1, 5)], found) == ["the audit is not conclusive"]
+    assert unmet([], found) == []
