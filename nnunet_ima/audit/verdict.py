@@ -47,7 +47,7 @@ def verdict(
         randoms: pairs of a preset's result and the result of white noise (`CaseAudit.random`) at its ε.
         probes: results of `audit.probes`, one for each case probed.
     """
-    precision = [probe for probe in probes if probe["dice_full_precision"] is not None]
+    precision = [probe for probe in probes if probe.get("dice_full_precision") is not None]
     return [
         _gradients(components),
         _converged(components),
