@@ -83,7 +83,7 @@ class Problem:
     def noisy(self, noise: Tensor) -> Tensor:
         """Samples under allowed noise, whose distance from `x` is at most ε as they are: after rounding the sum."""
         noisy = self.x + noise
-        shrink = 1e-7
+        shrink = 1e-6  # of single precision; less would take several rounds
         while True:
             over = (self._distance(noisy) > self.eps).nonzero()[:, 0]
             if len(over) == 0:

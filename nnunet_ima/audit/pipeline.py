@@ -227,11 +227,11 @@ def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Ke
 def _cut(volume: Tensor, samples: list[Sample], weight: Tensor | None = None) -> Tensor:
     """Windows (N, C, *patch) of a volume (C, *spatial), weighed, then mirrored."""
     cut = (volume[window] if weight is None else volume[window] * weight for window, _ in samples)
-    return torch.stack([window.flip(axes) for window, (_, axes) in zip(cut, samples, strict=True)])
+    return torch.stack([window.flip(axes) if axes else window for window, (_, axes) in zip(cut, samples, strict=True)])
 
 
 def _add(volume: Tensor, windows: Tensor, samples: list[Sample], weight: Tensor | None = None) -> None:
     """Add windows to a volume where they belong; the adjoint of `_cut`."""
     for values, (window, axes) in zip(windows, samples, strict=True):
-        values = values.flip(axes)
+        values = values.flip(axes) if axes else values
         volume[window] += values if weight is None else values * weight
