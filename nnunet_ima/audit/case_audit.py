@@ -287,17 +287,11 @@ class CaseAudit:
 
 def _summary(trace: Trace, keeps_form: bool) -> dict[str, Any]:
     """What a verdict needs to know of an attack's course on one sample."""
-    losses = [value for value in trace.loss[:, 0].tolist() if math.isfinite(value)]
-    tenth = len(losses) // 10
-    rise = None
-    if keeps_form and tenth >= 2:
-        before, last = (sum(part) / tenth for part in (losses[-2 * tenth : -tenth], losses[-tenth:]))
-        rise = max(0.0, last - before) / max(max(losses) - losses[0], 1e-12)
     return {
         "steps": len(trace.loss),
         "zero": int(trace.zero.sum()),
         "not_finite": int(trace.not_finite.sum()),
-        "rise": rise,
-        "loss": [float(f"{value:.6g}") for value in losses],
+        "keeps_form": keeps_form,
+        "loss": [float(f"{value:.6g}") for value in trace.loss[:, 0].tolist() if math.isfinite(value)],
         "dice": [float(f"{value:.6g}") for value in trace.quality[:, 0].tolist() if math.isfinite(value)],
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
-# Lowest share of vanished gradients, share of the loss's rise in the last tenth of the steps, gain of Dice by more or
+# Lowest share of vanished gradients, rise of the loss in the last tenth of the steps, gain of Dice by more or
 # other attacks, and Dice under noise that nothing can stand, at which a check fails.
 VANISHED, STILL_RISING, GAIN, STANDS = 0.05, 0.10, 0.03, 0.05
 
@@ -87,13 +87,21 @@ def _gradients(components: Sequence[dict[str, Any]]) -> Check:
 
 
 def _converged(components: Sequence[dict[str, Any]]) -> Check:
-    rises = [entry["trace"]["rise"] for entry in components if entry["trace"].get("rise") is not None]
+    # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
+    unfinished = [entry["trace"] for entry in components if entry["dice"] > 0]
+    courses = [trace["loss"] for trace in unfinished if trace.get("keeps_form") and len(trace["loss"]) >= 20]
+    rises = [_late_rise(losses) for losses in courses]
     name = "the loss has stopped rising at the last step"
     if not rises:
         return _judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")
-    return _judge(
-        name, fmean(rises) < STILL_RISING, f"{100 * fmean(rises):.1f} % of its rise falls into the last tenth"
-    )
+    figure = f"from the last but one to the last tenth it rises by {100 * fmean(rises):.1f} % of its range"
+    return _judge(name, fmean(rises) < STILL_RISING, figure)
+
+
+def _late_rise(losses: Sequence[float]) -> float:
+    """Rise of the mean loss from the last but one to the last tenth of the steps, as a share of the loss's range."""
+    tenth, span = len(losses) // 10, max(losses) - min(losses)
+    return max(0.0, fmean(losses[-tenth:]) - fmean(losses[-2 * tenth : -tenth])) / span if span else 0.0
 
 
 def _more_steps(probes: Sequence[dict[str, Any]]) -> Check:

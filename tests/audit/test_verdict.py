@@ -23,7 +23,8 @@ def sound() -> dict[str, Any]:
         for case in ("a", "b")
         for eps, dice in ((1.0, 0.7), (2.0, 0.3))
     ]
-    trace = {"steps": 100, "zero": 0, "not_finite": 0, "rise": 0.02}
+    course = [1 - 2 ** (-step / 10) for step in range(100)]
+    trace = {"steps": 100, "zero": 0, "not_finite": 0, "keeps_form": True, "loss": course}
     probe = {
         "eps": 2.0,
         "dice": 0.3,
@@ -37,7 +38,7 @@ def sound() -> dict[str, Any]:
     }
     return {
         "presets": presets,
-        "components": [{"trace": dict(trace)} for _ in presets],
+        "components": [{"dice": entry["dice"], "trace": dict(trace)} for entry in presets],
         "randoms": [(entry, {"kinds": {"uniform": 0.84, "gaussian": 0.85}}) for entry in presets],
         "probes": [dict(probe), dict(probe)],
     }
@@ -64,7 +65,7 @@ def spoil_broken_gradient(evidence: dict[str, Any]) -> None:
 
 def spoil_rising_loss(evidence: dict[str, Any]) -> None:
     for entry in evidence["components"]:
-        entry["trace"]["rise"] = 0.2
+        entry["trace"]["loss"] = list(range(100))
 
 
 def spoil_more_steps(evidence: dict[str, Any]) -> None:
@@ -141,3 +142,33 @@ def test_mixed_precision_is_judged_where_it_is_used(dice: float, result: str) ->
     for probe in evidence["probes"]:
         probe["dice_full_precision"] = dice
     assert results(evidence)["mixed precision does not weaken the attack"] == result
+
+
+@pytest.mark.parametrize(
+    "course",
+    [
+        [2.0 - 0.01 * step for step in range(60)] + [1.0] * 40,  # a larger ball first: never above its beginning
+        [1.0] * 100,
+        [float(step) for step in range(50)] + [50.0] * 50,
+    ],
+)
+def test_a_loss_that_has_settled_passes_however_it_came_there(course: list[float]) -> None:
+    evidence = sound()
+    for entry in evidence["components"]:
+        entry["trace"]["loss"] = course
+    assert results(evidence)["the loss has stopped rising at the last step"] == PASSED
+
+
+def test_short_courses_and_changing_losses_are_not_judged() -> None:
+    evidence = sound()
+    evidence["components"][0]["trace"]["loss"] = list(range(19))
+    for entry in evidence["components"][1:]:
+        entry["trace"] |= {"keeps_form": False, "loss": list(range(100))}
+    assert results(evidence)["the loss has stopped rising at the last step"] == NOT_RUN
+
+
+def test_an_attack_that_has_reached_0_may_still_have_been_rising() -> None:
+    evidence = sound()
+    evidence["components"][0] |= {"dice": 0.0}
+    evidence["components"][0]["trace"]["loss"] = list(range(100))
+    assert is_conclusive(verdict(**evidence))
