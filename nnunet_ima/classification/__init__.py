@@ -1,0 +1,1 @@
+"""Classifiers of whole images, with nnU-Net's encoder or the paper's ResNet-18."""
