@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,12 +29,18 @@ class Component:
         attack: problem, loss, steps, generator and noise to begin from, to a result.
         steps: gradient steps; draws of white noise; queries of a black box.
         loss: name in `LOSSES` of what is climbed; None: nothing is.
+        gradients: whether steps are gradient steps.
     """
 
     name: str
     attack: Attack
     steps: int
     loss: str | None = "dice_ce"
+    gradients: bool = True
+
+    def with_steps(self, steps: int | None) -> Component:
+        """Return the attack with another number of gradient steps; without any, or with FGSM's one, as it is."""
+        return self if steps is None or not self.gradients or self.steps == 1 else replace(self, steps=steps)
 
     def run(
         self, problem: Problem, labels: Labels, generator: torch.Generator, start: Tensor | None = None
@@ -90,15 +96,15 @@ SEGPGD = Component("segpgd", _pgd, 100, "segpgd")
 _from_clean, _large_to_small = partial(_pgd, random_start=False), partial(_apgd, radii=LARGE_TO_SMALL)
 
 PRESETS: dict[str, tuple[Component, ...]] = {
-    "noise-uniform": (Component("noise-uniform", partial(_noise, kind="uniform"), 10, None),),
-    "noise-gaussian": (Component("noise-gaussian", partial(_noise, kind="gaussian"), 10, None),),
+    "noise-uniform": (Component("noise-uniform", partial(_noise, kind="uniform"), 10, None, False),),
+    "noise-gaussian": (Component("noise-gaussian", partial(_noise, kind="gaussian"), 10, None, False),),
     "fgsm": (Component("fgsm", _from_clean, 1),),
     "ifgsm": (Component("ifgsm", _from_clean, 10),),
     "pgd": (PGD,),
     "apgd": (Component("apgd", _apgd, 100),),
     "segpgd": (SEGPGD,),
     "cospgd": (Component("cospgd", _pgd, 100, "cospgd"),),
-    "square": (Component("square", _square, 1000),),
+    "square": (Component("square", _square, 1000, gradients=False),),
     "quick": (Component("apgd-50", _apgd, 50),),
     "standard": (
         PGD,

@@ -46,7 +46,7 @@ class Settings:
         unit: of `eps`; see `NoiseUnits.radius`.
         norm: "L2" or "Linf".
         reference_elements: elements at which the paper's unit is quoted; None: there is no such unit.
-        steps: gradient steps of every attack; None: those of the presets.
+        steps: gradient steps of every attack, see `Component.with_steps`; None: those of the presets.
         seed: of all random draws.
         threshold: Dice below which a prediction counts as failed, for the robustness margin.
         margins: measure the robustness margin of every case.
@@ -138,7 +138,7 @@ class CaseAudit:
 
         `place` names the attack and seeds it, so that its random draws depend on nothing else.
         """
-        component = replace(component, steps=steps or self.settings.steps or component.steps)
+        component = component.with_steps(self.settings.steps) if steps is None else replace(component, steps=steps)
         begin = perf_counter()
         attacked = component.run(self.problem(radius, watch, place), self.model.labels, self.generator(place))
         return attacked, round(perf_counter() - begin, 2)

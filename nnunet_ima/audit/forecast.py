@@ -21,7 +21,6 @@ from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.volume import read_volume
 
 LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
-WITHOUT_GRADIENT = ("square", "noise-uniform", "noise-gaussian")
 
 
 def forecast(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings, check_cases: int) -> str:
@@ -79,18 +78,17 @@ def _middle(cases: Sequence[Case]) -> Case:
 
 def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, int]:
     """Passes over a case without and with gradients, of a whole audit of one model."""
-    components = {entry.name: entry for attack in settings.attacks for entry in PRESETS[attack]}
-    numbers = {name: settings.steps or entry.steps for name, entry in components.items()}
-    steps = sum(number for name, number in numbers.items() if name not in WITHOUT_GRADIENT)
-    looks = sum(LOOKS if name not in WITHOUT_GRADIENT else number + 1 for name, number in numbers.items())
+    attacks = {entry.name: entry.with_steps(settings.steps) for attack in settings.attacks for entry in PRESETS[attack]}
+    steps = sum(entry.steps for entry in attacks.values() if entry.gradients)
+    looks = sum(LOOKS if entry.gradients else entry.steps + 1 for entry in attacks.values())
     # scores: of every attack; of every preset, stored and again from the file; of white noise twice
-    looks += len(components) + 2 * len(settings.attacks) + 2
+    looks += len(attacks) + 2 * len(settings.attacks) + 2
     looks, steps = 1 + len(settings.eps) * looks, len(settings.eps) * steps
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
     looks, steps = cases * looks, cases * steps
     if settings.eps:
-        first = max(numbers[entry.name] for entry in PRESETS[settings.attacks[0]])
+        first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])
         looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * 3 * first
     return looks, steps
 

@@ -49,7 +49,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
     attack = case.settings.attacks[0]
     worst = case.preset(attack, eps)["worst_component"]
     component = next(entry for entry in PRESETS[attack] if entry.name == worst)
-    steps = case.settings.steps or component.steps
+    steps = component.with_steps(case.settings.steps).steps
     large = HUGE * case.settings.eps[-1]
     square = replace(PRESETS["square"][0], steps=QUERIES)
 

@@ -86,7 +86,7 @@ class Attack:
     noise-uniform, noise-gaussian."""
 
     steps: int | None = None
-    """Gradient steps of every attack, instead of the attack's own number."""
+    """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""
 
     step_size: float = 0.5
     """Step of the sliding window, as in nnU-Net."""

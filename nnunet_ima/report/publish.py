@@ -75,7 +75,8 @@ def _facts(
         "raw": "raw intensity units, per voxel",
     }[settings.unit]
     for attack in settings.attacks:
-        parts = [f"{entry.name} with steps = {settings.steps or entry.steps}" for entry in PRESETS[attack]]
+        used = [entry.with_steps(settings.steps) for entry in PRESETS[attack]]
+        parts = [f"{entry.name} with steps = {entry.steps}" for entry in used]
         facts[f"attack {attack}"] = "; ".join(parts) + (" (of each case, the worst counts)" if len(parts) > 1 else "")
     facts["random noise"] = "mean over uniform and Gaussian white noise of the same size"
     facts["as a file"] = "Dice after the noisy image was written like the raw one, and read and predicted again"

@@ -127,3 +127,14 @@ def test_a_model_that_hides_its_gradients_is_told_by_its_trace(segmentation: Mak
     square = replace(ALL["square"], steps=100).run(masked, Labels(), generator)
     assert pgd.trace.zero.tolist() == pgd.backward.tolist()
     assert square.quality.mean() < pgd.quality.mean() - 0.05
+
+
+def test_only_numbers_of_gradient_steps_are_changed() -> None:
+    changed = {name: PRESETS[name][0].with_steps(7).steps for name in PRESETS}
+    assert {name for name, steps in changed.items() if steps != 7} == {
+        "fgsm",
+        "square",
+        "noise-uniform",
+        "noise-gaussian",
+    }
+    assert PRESETS["pgd"][0].with_steps(None) is PRESETS["pgd"][0]
