@@ -5,6 +5,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # for the commands that tests start; see one_thread in tests/conftest.py
 
 run() {
     local start=$SECONDS

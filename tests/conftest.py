@@ -87,6 +87,14 @@ def set_folders(patch: pytest.MonkeyPatch, home: Path) -> Folders:
     return folders
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Tiny networks lose more by waiting for a second thread than it does for them."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def nnunet_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
     """nnU-Net's folders for the whole session, set in the environment."""
@@ -193,7 +201,6 @@ def trained_model(phantom: PhantomDataset) -> Path:
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     plans = json.loads((phantom.preprocessed / "nnUNetPlans.json").read_text()) | {"continue_training": False}
     kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]

@@ -39,11 +39,6 @@ def tiny_plans() -> Callable[..., dict[str, Any]]:
     return make_tiny_plans
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 @pytest.fixture
 def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTrainer:
     """A function that builds a trainer with results in a folder of the test's own."""
