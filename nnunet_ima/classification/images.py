@@ -1,0 +1,148 @@
+"""One image file to grey pixels, to intensities in [0, 1], to the size that a classifier wants."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nnunet_ima.datasets.checks import last_line
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz", ".dcm", ".dicom", ".ima")
+Grey = np.ndarray[Any, np.dtype[Any]]
+
+
+def is_image(file: Path) -> bool:
+    """Tell by its name whether a file is an image that can be read."""
+    return file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+
+
+def read_grey(file: Path) -> Grey:
+    """Read a single slice as grey pixels (H, W), in the file's own number format.
+
+    Colours become their luminance (ITU-R BT.601), rounded for integers, and transparency is ignored. For equal
+    channels that is exactly the channel, so that nobody can tell from the pixels how a grey picture was saved. Rows and
+    columns stay as stored; MONOCHROME1 in DICOM, where low values are bright, comes inverted.
+
+    Args:
+        file: PNG, JPEG, NIfTI or DICOM.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or cut off, or no single slice, or has pixels that are not finite.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    image = _read(file)
+    pixels = sitk.GetArrayFromImage(image)
+    channels = image.GetNumberOfComponentsPerPixel()
+    if pixels.dtype.kind not in "uif" or channels not in (1, 2, 3, 4):
+        msg = f"{file} has {channels} channels of type {pixels.dtype}; an image is grey, RGB or RGBA"
+        raise ValueError(msg)
+    slices = pixels if channels > 1 else pixels[..., None]
+    if (depth := int(np.prod(slices.shape[:-3]))) != 1:
+        msg = f"{file} holds {depth} slices; save the one to be classified as a file of its own"
+        raise ValueError(msg)
+    grey = _luminance(slices.reshape(slices.shape[-3:]))
+    if not np.isfinite(grey).all():
+        msg = f"{file} has pixels that are not finite"
+        raise ValueError(msg)
+    return grey
+
+
+def unit_range(grey: Grey) -> Tensor:
+    """Return intensities in [0, 1], float32 (1, H, W).
+
+    8-bit pixels are divided by 255, whatever values occur. Other formats have no natural white (CT in HU, 16-bit PNG):
+    the slice's own minimum becomes 0 and its maximum 1; a constant slice becomes 0.
+    """
+    values = grey.astype(np.float64)
+    if grey.dtype == np.uint8:
+        values /= 255
+    else:
+        low, high = values.min(), values.max()
+        values = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return torch.from_numpy(values.astype(np.float32))[None]
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize (1, H, W) in [0, 1] to (1, *size): bilinear, anti-aliased along an axis that shrinks."""
+    if tuple(image.shape[1:]) == size:
+        return image
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+
+
+def pixel_digest(grey: Grey) -> str:
+    """Return a digest that two images share if their grey values and shapes are equal, whatever the file format."""
+    values = np.ascontiguousarray(grey, dtype=np.float64)
+    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+
+
+def _luminance(pixels: Grey) -> Grey:
+    """Return (H, W) of (H, W, C); channels are grey, grey and alpha, RGB, or RGBA."""
+    if pixels.shape[-1] < 3:
+        return pixels[..., 0]
+    red, green, blue = np.moveaxis(pixels[..., :3].astype(np.float64), -1, 0)
+    grey = green + 0.299 * (red - green) + 0.114 * (blue - green)  # exact where the three are equal
+    return (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
+
+
+def _read(file: Path) -> sitk.Image:
+    try:
+        if file.name.lower().endswith((".nii", ".nii.gz")):
+            _check_nifti(file)
+        with _library_messages() as messages:
+            image = sitk.ReadImage(str(file))
+    except Exception as error:  # a damaged file can raise anything
+        reason = last_line(error)
+        if "Unknown PixelType" in reason:
+            reason = "its pixel format, such as grey with transparency, is foreign to SimpleITK; save it as plain grey"
+        msg = f"{file} cannot be read: {reason}"
+        raise ValueError(msg) from error
+    damage = [line for line in messages if "JPEG" in line]  # the library fills the rest with grey and goes on
+    if damage:
+        msg = f"{file} is damaged: {damage[0]}"
+        raise ValueError(msg)
+    return image
+
+
+def _check_nifti(file: Path) -> None:
+    """Raise an error for what ITK reads as if nothing were wrong: missing ends, wrong check sums, NaN (as 0)."""
+    if file.suffix.lower() == ".gz":
+        with gzip.open(file) as stream:  # to its very end: only there is the check sum
+            while stream.read(1 << 24):
+                pass
+    voxels = np.asanyarray(cast(nib.Nifti1Image, nib.load(file)).dataobj)
+    if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
+        raise ValueError("it has pixels that are not finite")
+
+
+@contextmanager
+def _library_messages() -> Iterator[list[str]]:
+    """Collect what C libraries print on stderr: about harmless colour profiles a lot, about cut JPEGs a line."""
+    messages: list[str] = []
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        kept = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            sink.seek(0)
+            messages += sink.read().decode(errors="replace").splitlines()
