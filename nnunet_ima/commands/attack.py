@@ -103,7 +103,7 @@ class Attack:
     check_cases: int = 2
     """Cases that are measured again to judge the evidence (more steps, black box, very large noise)."""
 
-    require: tuple[str, ...] = ()
+    require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Dice that must be reached, for example 0.8@5: exit status 1 if the mean Dice at that ε is lower, or if the audit
     is not conclusive."""
 

@@ -312,3 +312,10 @@ def test_unknown_task(phantom, capsys) -> None:
     assert "holds no data set 77" in refused(capsys, ["--task", "77"])
     error = refused(capsys, ["--task", str(phantom.dataset_id), "-tr", "nnUNetTrainerNobody"])
     assert "nnUNetTrainerNobody__nnUNetPlans__3d_fullres does not exist" in error
+
+
+def test_every_requirement_counts(trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments(trained_model, own_cases, tmp_path / "out", "--require", "0.99@0.3", "--require", "0@0"))
+    assert stop.value.code == 1
+    assert "below 0.99" in capsys.readouterr().out
