@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 from nnunet_ima.audit.model import TrainedModel
 
 # Voxels of all windows in one pass: enough to keep the device busy, with a network's activations in a few 100 MB (CPU)
-# or a few GB (CUDA).
-VOXELS_PER_PASS = {"cpu": 2**17, "cuda": 2**21}
+# or a few GB (CUDA). On a CPU two windows of a small 3D network cost less than one, which PyTorch leaves to slower code.
+VOXELS_PER_PASS = {"cpu": 2**18, "cuda": 2**21}
 
 Slicer = tuple[Any, ...]
 Sample = tuple[Slicer, tuple[int, ...]]  # where a window lies, and along which of its axes it is mirrored
