@@ -38,8 +38,11 @@ class NoiseUnits:
             unit: "paper", "l2" (the norm itself), "rms" (σ per element) or "raw" (intensity units per element).
 
         Raises:
-            ValueError: the unit has no meaning here.
+            ValueError: the unit is unknown or has no meaning here.
         """
+        if unit not in UNITS:
+            msg = f"unknown unit of noise {unit!r}; known are {', '.join(UNITS)}"
+            raise ValueError(msg)
         per_element = 1.0 if self.norm == "Linf" else math.sqrt(self.elements)
         if unit == "l2":
             return eps

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import pickle
+import pydoc
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +126,7 @@ def open_model(
         folds: of the ensemble; None: all that are there.
         checkpoint: file in each fold's folder.
         device: where to put the networks.
-        trust_checkpoint: let the checkpoint run code of its own while it is loaded.
+        trust_checkpoint: let the checkpoint and the plans run code of their own while they are loaded.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -135,11 +138,11 @@ def open_model(
     files = _checkpoint_files(folder, folds, checkpoint)
     loaded = [_load_checkpoint(file, trust_checkpoint) for file in files]
     first = loaded[0]
-    manager = PlansManager(plans)
     try:
+        manager = PlansManager(dict(plans))
         name = str(first["init_args"]["configuration"])
         configuration = manager.get_configuration(name)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         msg = f"{files[0]} does not fit {folder / 'plans.json'}: {error}"
         raise ValueError(msg) from error
     if configuration.previous_stage_name is not None:
@@ -148,6 +151,8 @@ def open_model(
             f"would change too. Audit the first stage ({configuration.previous_stage_name}) or a single-stage model"
         )
         raise ValueError(msg)
+    if not trust_checkpoint:
+        _refuse_code(configuration, folder / "plans.json")
     networks = tuple(
         _network(manager, configuration, dataset_json, entry, file).to(device)
         for entry, file in zip(loaded, files, strict=True)
@@ -186,7 +191,7 @@ def _load_checkpoint(file: Path, trust: bool) -> dict[str, Any]:
         with torch.serialization.safe_globals(_HARMLESS):
             loaded = torch.load(file, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:
-        wanted = _foreign_names(file) or str(error).splitlines()[0]
+        wanted = _foreign_names(file) or " ".join(re.findall(r"GLOBAL (\S+)", str(error))) or "in a foreign format"
         msg = (
             f"{file} would run code that is not part of PyTorch when it is loaded ({wanted}). If you trust where it "
             "comes from, add --trust-checkpoint"
@@ -208,6 +213,25 @@ def _foreign_names(file: Path) -> str:
     return ""
 
 
+def _refuse_code(configuration: ConfigurationManager, file: Path) -> None:
+    """Refuse plans that name other things than parts of networks: nnU-Net calls what they name."""
+    try:
+        options, imported = configuration.network_arch_init_kwargs, configuration.network_arch_init_kwargs_req_import
+        named = {name: pydoc.locate(name) for name in (options[key] for key in imported) if name is not None}
+        named[configuration.network_arch_class_name] = pydoc.locate(configuration.network_arch_class_name)
+    except Exception as error:  # whatever the modules on the way raise at import
+        msg = f"the network that {file} describes cannot be found: {error}"
+        raise ValueError(msg) from error
+    for name, found in named.items():
+        # What is not found is not called; nnU-Net looks for a network that has moved in its own package.
+        if found is not None and not (inspect.isclass(found) and issubclass(found, nn.Module)):
+            msg = (
+                f"{file} names {name}, which is no part of a network and would run when the network is built. If you "
+                "trust where it comes from, add --trust-checkpoint"
+            )
+            raise ValueError(msg)
+
+
 def _network(
     plans: PlansManager,
     configuration: ConfigurationManager,
@@ -217,18 +241,27 @@ def _network(
 ) -> nn.Module:
     trainer = checkpoint["trainer_name"]
     builder, why = _trainer_class(trainer)
-    arguments = (
-        plans,
-        configuration,
-        determine_num_input_channels(plans, configuration, dataset_json),
-        plans.get_label_manager(dataset_json).num_segmentation_heads,
-    )
-    network: nn.Module = (builder or nnUNetTrainer).build_network_architecture(
-        *arguments, enable_deep_supervision=False
-    )
+    build = (builder or nnUNetTrainer).build_network_architecture
+    try:
+        described: tuple[Any, ...] = plans, configuration
+        if "plans_manager" not in inspect.signature(build).parameters:  # trainers written for earlier versions
+            described = (
+                configuration.network_arch_class_name,
+                configuration.network_arch_init_kwargs,
+                configuration.network_arch_init_kwargs_req_import,
+            )
+        network: nn.Module = build(
+            *described,
+            determine_num_input_channels(plans, configuration, dataset_json),
+            plans.get_label_manager(dataset_json).num_segmentation_heads,
+            enable_deep_supervision=False,
+        )
+    except Exception as error:  # whatever damaged plans make of the classes that they name
+        msg = f"no network can be built from plans.json and dataset.json in {file.parent.parent}: {error!r}"
+        raise ValueError(msg) from error
     try:
         network.load_state_dict(checkpoint["network_weights"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
         msg = (
             f"the weights in {file} do not fit the network of its plans ({reason[:200]})"

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from nnunet_ima.audit.model import TrainedModel
 
 # Voxels of all windows in one pass: enough to keep the device busy, with a network's activations in a few 100 MB (CPU)
-# or a few GB (CUDA). On a CPU two windows of a small 3D network cost less than one, which PyTorch leaves to slower code.
+# or a few GB (CUDA). Two windows of a small 3D network cost a CPU less than one, which PyTorch leaves to slower code.
 VOXELS_PER_PASS = {"cpu": 2**18, "cuda": 2**21}
 
 Slicer = tuple[Any, ...]
@@ -208,7 +208,10 @@ def _fuse(padded: Tensor, pipeline: Pipeline, keep: bool) -> tuple[Tensor, _Kept
 def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Kept | None) -> Tensor:
     """Derivative with respect to the volume, from that with respect to the fused logits."""
     gaussian, total = pipeline.weights(padded)
-    derivative, found = derivative / total, torch.zeros_like(padded)
+    # A mean over voxels has derivatives that half precision would round to nothing; powers of two change nothing else.
+    largest = derivative.abs().max().clamp_min(torch.finfo(derivative.dtype).tiny)
+    scale = torch.exp2(-largest.log2().round())
+    derivative, found = derivative * scale / total, torch.zeros_like(padded)
     for network, samples in reversed(list(pipeline.runs(padded))):  # the kept graph first, to free its memory
         if kept is not None and kept[0] == samples:
             _, windows, logits = kept
@@ -221,7 +224,7 @@ def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Ke
         pipeline.passes.backward += len(samples)
         del windows, logits
         _add(found, gradient, samples)
-    return found
+    return found / scale
 
 
 def _cut(volume: Tensor, samples: list[Sample], weight: Tensor | None = None) -> Tensor:

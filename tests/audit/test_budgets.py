@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nnunet_ima.audit.budgets import NoiseUnits, default_levels, reference_elements
+from nnunet_ima.audit.budgets import UNITS, NoiseUnits, default_levels, reference_elements
 
 L2 = NoiseUnits("L2", elements=40_000, reference_elements=100, scale=(25.0,))
 LINF = NoiseUnits("Linf", elements=40_000, reference_elements=100, scale=(25.0,))
@@ -19,6 +19,7 @@ LINF = NoiseUnits("Linf", elements=40_000, reference_elements=100, scale=(25.0,)
         (L2, "rms", 0.1, 0.1 * 200),
         (L2, "raw", 5.0, 5 / 25 * 200),
         (L2, "paper", 2.0, 2 * 20),  # 400 times the reference's elements
+        (LINF, "l2", 0.1, 0.1),  # the norm itself
         (LINF, "rms", 0.1, 0.1),
         (LINF, "raw", 5.0, 0.2),
         (LINF, "paper", 0.3, 0.3),
@@ -45,6 +46,32 @@ def test_several_channels() -> None:
     assert units.describe(math.sqrt(200))["raw"] == pytest.approx(math.sqrt((9 + 16) / 2))
     with pytest.raises(ValueError, match="raw units need a single image channel"):
         units.radius(1.0, "raw")
+
+
+def test_every_channel_is_an_element() -> None:
+    """Two channels of 50 × 40 voxels, ε = 3 quoted on 2 × 10 × 10: the norm grows with the root of 4000 / 200."""
+    units = NoiseUnits("L2", 2 * 50 * 40, 2 * 10 * 10, (8.0, 8.0))
+    assert units.radius(3, "paper") == pytest.approx(3 * math.sqrt(20))
+    assert units.describe(3 * math.sqrt(20)) == {
+        "paper": pytest.approx(3),
+        "l2": pytest.approx(13.416408),
+        "rms": pytest.approx(3 / math.sqrt(200)),
+        "raw": pytest.approx(8 * 3 / math.sqrt(200)),
+    }
+    assert units.radius(2, "raw") == pytest.approx(2 / 8 * math.sqrt(4000))  # channels of one scale share a unit
+
+
+@pytest.mark.parametrize("norm", ["L2", "Linf"])
+@pytest.mark.parametrize("unit", ["paper", "l2", "rms", "raw"])
+def test_no_noise_is_none_in_every_unit(norm: str, unit: str) -> None:
+    units = NoiseUnits(norm, 300, 100, (5.0,))
+    assert units.radius(0.0, unit) == 0
+    assert units.describe(0.0) == dict.fromkeys(UNITS, 0.0)
+
+
+def test_unknown_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown unit of noise 'sigma'; known are paper, l2, rms, raw"):
+        L2.radius(1.0, "sigma")
 
 
 def test_units_without_a_meaning() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +89,53 @@ def test_noise_comes_back_exactly_and_goes_with_its_case(tmp_path: Path) -> None
     store.drop_noise("m", "other")
     store.drop_noise("m", "never there")
     assert not (tmp_path / "noise").exists()
+
+
+def test_noise_keeps_every_bit(tmp_path: Path) -> None:
+    noise = torch.tensor([0.1, -0.0, 1e-45, 1.1754944e-38, -3.4028235e38, 1 / 3]).reshape(1, 2, 3).transpose(1, 2)
+    store = Store(tmp_path, QUESTION, {})
+    store.put_noise(noise, "m", "case", "pgd@0.5")
+    found = Store(tmp_path, QUESTION, {}).get_noise("m", "case", "pgd@0.5")
+    assert found.dtype == torch.float32
+    assert torch.equal(found.contiguous().view(torch.int32), noise.contiguous().view(torch.int32))
+
+
+def test_no_half_written_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put_noise(torch.ones(3), "m", "case", "pgd@1")
+
+    def full(stream: BinaryIO, _: object) -> None:
+        stream.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    for measurement in ("pgd@1", "pgd@2"):
+        with pytest.raises(OSError, match="No space left"):
+            store.put_noise(torch.zeros(3), "m", "case", measurement)
+    monkeypatch.undo()
+    assert torch.equal(store.get_noise("m", "case", "pgd@1"), torch.ones(3))
+    with pytest.raises(FileNotFoundError):
+        store.get_noise("m", "case", "pgd@2")
+    store.drop_noise("m", "case")
+    assert not (tmp_path / "noise").exists()
+
+
+def test_each_difference_is_named(tmp_path: Path) -> None:
+    Store(tmp_path, QUESTION, {})
+    for question, named in (
+        (QUESTION | {"models": {"m": "def"}}, "with other models;"),
+        ({"models": QUESTION["models"]}, "with other settings;"),
+        (QUESTION | {"data": "new"}, "with other data;"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            Store(tmp_path, question, {})
+
+
+def test_damaged_manifest_is_named(tmp_path: Path) -> None:
+    Store(tmp_path, QUESTION, {})
+    (tmp_path / "manifest.json").write_text('{"question": ')
+    with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
+        Store(tmp_path, QUESTION, {})
 
 
 def test_hash_depends_on_every_byte_and_on_the_order(tmp_path: Path) -> None:
