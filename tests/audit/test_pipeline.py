@@ -414,7 +414,7 @@ def test_nothing_is_left_of_an_attack_step() -> None:
             torch.autograd.grad(pipeline(leaf[None]).square().sum(), leaf)
             pipeline(leaf[None])
             assert live.now() == left
-    assert left <= 4 * (8 * 12 * 30 + 8 * 12 * 10)  # weights of the windows and their sum
+    assert left <= 4 * (2 * 8 * 12 * 30 + 8 * 12 * 10)  # the volume itself, the window's weights, and what they sum to
 
 
 class HungryBackward(torch.autograd.Function):
