@@ -45,7 +45,10 @@ class Store:
                 raise ValueError(msg)
             write_atomically(manifest, _dumps({"question": question, "provenance": [provenance]}))
             return
-        stored = _read(manifest)
+        stored = read_json(manifest, damaged="choose another folder with --output")
+        if not isinstance(stored, dict) or not {"question", "provenance"} <= set(stored):
+            msg = f"{manifest} is no manifest of an audit; choose another folder with --output"
+            raise ValueError(msg)
         differing = sorted(
             key for key in {*stored["question"], *question} if stored["question"].get(key) != question.get(key)
         )

@@ -146,3 +146,10 @@ def test_hash_depends_on_every_byte_and_on_the_order(tmp_path: Path) -> None:
     assert before != sha256([second, first])
     first.write_bytes(b"x" * 2_999_999 + b"z")
     assert before != sha256([first, second])
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+def test_damaged_manifest_names_the_way_out(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=r"manifest\.json is .*choose another folder with --output"):
+        Store(tmp_path, QUESTION, {})
