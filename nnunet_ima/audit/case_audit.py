@@ -26,7 +26,16 @@ from nnunet_ima.audit.model import TrainedModel
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.scores import score
 from nnunet_ima.audit.store import Store
-from nnunet_ima.audit.volume import Volume, fragility, read_volume, segment, write_label_map, write_map, write_noisy
+from nnunet_ima.audit.volume import (
+    Volume,
+    fragility,
+    read_volume,
+    reread,
+    segment,
+    write_label_map,
+    write_map,
+    write_noisy,
+)
 from nnunet_ima.ima.voxelwise import mean_dice_present
 from nnunet_ima.perturbation.norms import NORMS
 
@@ -106,10 +115,17 @@ class CaseAudit:
         """Norm of noise at a level."""
         return self.units.radius(eps, self.settings.unit)
 
-    def predict(self, image: Tensor) -> LabelMap:
-        """Raw-space label map of a preprocessed image (C, *spatial), by nnU-Net's own predictor and exporter."""
+    def predict(self, image: Tensor, volume: Volume | None = None) -> LabelMap:
+        """Raw-space label map of a preprocessed image (C, *spatial), by nnU-Net's own predictor and exporter.
+
+        `volume` says how the image was preprocessed, if not as the case's own.
+        """
         logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
-        return segment(logits, self.volume, self.model)
+        return segment(logits, volume or self.volume, self.model)
+
+    def score(self, image: Tensor) -> dict[str, Any]:
+        """Score of what nnU-Net predicts on a preprocessed image (C, *spatial); see `audit.scores.score`."""
+        return score(self.predict(image), self.volume, self.model)
 
     def clean(self) -> dict[str, Any]:
         """Score of the prediction on the clean image, which is stored."""
@@ -128,7 +144,7 @@ class CaseAudit:
         scores = {}
         for kind in ("uniform", "gaussian"):
             noise = draw_white_noise(kind, problem, generator)
-            scores[kind] = score(self.predict((problem.x + noise)[0]), self.volume, self.model)["dice"]
+            scores[kind] = self.score((problem.x + noise)[0])["dice"]
         return self.put({"dice": sum(scores.values()) / len(scores), "kinds": scores}, place)
 
     def attack(
@@ -153,7 +169,7 @@ class CaseAudit:
         noise = image - self.volume.image
         self._store.put_noise(noise, self.name, self._case.name, place)
         result = {
-            **score(self.predict(image), self.volume, self.model),
+            **self.score(image),
             "noise": self._sizes(noise),
             "trace": _summary(attacked.trace, component.loss != "segpgd"),  # whose loss changes its form on the way
             "passes": {"forward": int(attacked.forward.sum()), "backward": int(attacked.backward.sum())},
@@ -246,9 +262,8 @@ class CaseAudit:
             folder = self.file(place).parent if self.settings.save_adversarial else Path(scratch)
             files = [folder / f"adversarial_{place}_{channel:04d}{ending}" for channel in range(len(noise))]
             write_noisy(self.volume, noise, self.model, files)
-            again = read_volume(replace(self._case, images=tuple(files)), self.model)
-            logits = self._predictor.predict_logits_from_preprocessed_data(again.image)
-            return float(score(segment(logits, again, self.model), again, self.model)["dice"])
+            again = reread(self.volume, files, self.model)
+            return float(score(self.predict(again.image, again), again, self.model)["dice"])
 
     def _sizes(self, noise: Tensor) -> dict[str, Any]:
         l2, linf = float(torch.linalg.vector_norm(noise.double())), float(noise.abs().max())

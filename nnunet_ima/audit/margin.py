@@ -10,7 +10,6 @@ import torch
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
-from nnunet_ima.audit.scores import score
 
 # Gradient steps of each round, share of the margin at which the search ends, most rounds.
 STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5
@@ -66,7 +65,7 @@ def _narrowed(case: CaseAudit, stood: float, fallen: dict[str, Any], watch: Watc
         tolerance=TOLERANCE,
         rounds=ROUNDS,
     )
-    scored = score(case.predict(case.volume.image + found.noise[0].cpu()), case.volume, case.model)["dice"]
+    scored = float(case.score(case.volume.image + found.noise[0].cpu())["dice"])
     if scored >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
         return fallen["eps"], fallen["dice"]
     return float(found.eps[0]) / case.radius(1.0), scored  # a level is proportional to the norm in every unit

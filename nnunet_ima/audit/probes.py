@@ -11,7 +11,6 @@ import torch
 
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
-from nnunet_ima.audit.scores import score
 
 HUGE = 20.0  # times the largest ε
 QUERIES = 300
@@ -55,7 +54,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
 
     def dice(entry: Component, level: float, count: int, title: str, of: CaseAudit = case) -> float:
         attacked, _ = of.attack(entry, case.radius(level), title, watch, steps=count)
-        return float(score(case.predict(attacked.x[0]), case.volume, case.model)["dice"])
+        return float(case.score(attacked.x[0])["dice"])
 
     precise = case.through(replace(case.pipeline, mixed_precision=False))
 
