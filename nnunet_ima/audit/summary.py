@@ -8,7 +8,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,9 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
         "model": model,
         "attack": attack,
         "eps": eps,
-        "units": {unit: _median([record["units"][unit] for record in group]) for unit in ("paper", "l2", "rms", "raw")},
+        "units": {
+            unit: _mean([record["units"][unit] for record in group], median) for unit in ("paper", "l2", "rms", "raw")
+        },
         "cases": len(group),
         "mean_dice": fmean(dice),
         "interval": _interval(dice),
@@ -128,20 +130,15 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
 def _margins(found: Sequence[Record]) -> dict[str, Any]:
     """Distribution of a model's robustness margins; a case that stands all noise counts as more than the largest ε."""
     largest = max(entry["largest_tried"] for entry in found)
-    values = sorted(np.inf if entry["eps"] is None else entry["eps"] for entry in found)
-
-    def quantile(share: float) -> float | None:
-        value = float(np.quantile(values, share, method="inverted_cdf"))  # always one of the values
-        return None if np.isinf(value) else value
-
+    eps = [entry["eps"] for entry in found]
     return {
         "model": found[0]["model"],
         "cases": len(found),
         "threshold": found[0]["threshold"],
         "largest_tried": largest,
-        "failed_without_noise": sum(entry["eps"] == 0 for entry in found),
-        "stood_all": sum(entry["eps"] is None for entry in found),
-        "quantiles": {f"{q:g}": quantile(q) for q in QUANTILES},  # None: above the largest ε tried
+        "failed_without_noise": sum(value == 0 for value in eps),
+        "stood_all": sum(value is None for value in eps),
+        "quantiles": {f"{q:g}": _censored_quantile(eps, q) for q in QUANTILES},  # None: above the largest ε tried
         "median_units": {unit: _at_median(found, unit) for unit in ("paper", "rms", "raw")},
         "values": {entry["case"]: entry["eps"] for entry in found},
     }
@@ -149,11 +146,15 @@ def _margins(found: Sequence[Record]) -> dict[str, Any]:
 
 def _at_median(found: Sequence[Record], unit: str) -> float | None:
     """The lower median margin in a unit; None if it is above the largest ε tried or the unit has no meaning."""
-    values = [np.inf if entry["units"] is None else entry["units"][unit] for entry in found]
-    if any(value is None for value in values):
-        return None
-    value = float(np.quantile(values, 0.5, method="inverted_cdf"))
-    return None if np.isinf(value) else value
+    values = [entry["units"] and entry["units"][unit] for entry in found]
+    meaningless = any(entry["units"] and entry["units"][unit] is None for entry in found)
+    return None if meaningless else _censored_quantile(values, 0.5)
+
+
+def _censored_quantile(values: Sequence[float | None], share: float) -> float | None:
+    """A quantile that is always one of the values; None stands for more than was tried."""
+    found = np.quantile([np.inf if value is None else value for value in values], share, method="inverted_cdf")
+    return None if np.isinf(found) else float(found)
 
 
 def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Record]]) -> list[dict[str, Any]]:
@@ -220,21 +221,10 @@ def _pooled(counts: Sequence[Sequence[int]]) -> float | None:
     return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
 
 
-def _present(values: Iterable[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
-
-
-def _reduced(reduce: Callable[[list[float]], float]) -> Callable[[Iterable[float | None]], float | None]:
-    """Reduce the values that are there; None if there are none."""
-
-    def reduced(values: Iterable[float | None]) -> float | None:
-        present = _present(values)
-        return float(reduce(present)) if present else None
-
-    return reduced
-
-
-_mean, _median = _reduced(fmean), _reduced(np.median)
+def _mean(values: Iterable[float | None], mean: Callable[[list[float]], float] = fmean) -> float | None:
+    """Mean of the values that are there; None if there are none."""
+    present = [value for value in values if value is not None]
+    return mean(present) if present else None
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
