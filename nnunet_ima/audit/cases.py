@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import gzip
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_ima.audit.model import TrainedModel
 from nnunet_ima.datasets.checks import Volume, count, geometry_faults, last_line
 from nnunet_ima.datasets.folders import nnunet_folder
-from nnunet_ima.files import read_json
+from nnunet_ima.files import read_gzip_to_end, read_json
 
 
 @dataclass(frozen=True)
@@ -139,9 +138,7 @@ class _File(Volume):
             return
         try:
             if path.name.endswith(".gz"):
-                with gzip.open(path) as stream:  # to its very end: only there is the check sum
-                    while stream.read(1 << 24):
-                        pass
+                read_gzip_to_end(path)
             image = sitk.ReadImage(str(path))
             self.voxels = _voxels(path, image)
         except Exception as error:  # a damaged file can raise anything

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
 import sys
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.files import read_gzip_to_end
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz", ".dcm", ".dicom", ".ima")
 Grey = np.ndarray[Any, np.dtype[Any]]
@@ -122,9 +122,7 @@ def _read(file: Path) -> sitk.Image:
 def _check_nifti(file: Path) -> None:
     """Raise an error for what ITK reads as if nothing were wrong: missing ends, wrong check sums, NaN (as 0)."""
     if file.suffix.lower() == ".gz":
-        with gzip.open(file) as stream:  # to its very end: only there is the check sum
-            while stream.read(1 << 24):
-                pass
+        read_gzip_to_end(file)
     voxels = np.asanyarray(cast(nib.Nifti1Image, nib.load(file)).dataobj)
     if voxels.dtype.kind == "f" and not np.isfinite(voxels).all():
         raise ValueError("it has pixels that are not finite")

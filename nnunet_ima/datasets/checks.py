@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import SimpleITK as sitk  # noqa: N813
 from tqdm import tqdm
 
 from nnunet_ima.datasets.archive import SUFFIX, Archive, nifti_files
+from nnunet_ima.files import read_gzip_to_end
 
 # Two affines agree if no corner of the volume moves by more than this share of the smallest voxel edge.
 AFFINE_TOLERANCE = 0.01
@@ -121,9 +121,7 @@ class Volume:
             self.fault = f"is not a {SUFFIX} file, which nnU-Net's converter expects"
             return
         try:
-            with gzip.open(file) as stream:  # to its very end: only there is the check sum
-                while stream.read(1 << 24):
-                    pass
+            read_gzip_to_end(file)
             volume = cast(nib.Nifti1Image, nib.load(file))
             self.voxels = np.asanyarray(volume.dataobj)
             self.affine = np.asarray(volume.affine, dtype=float)
