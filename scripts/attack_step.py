@@ -6,7 +6,7 @@ case window by window, where the exact gradient owes every window a second forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -21,7 +21,7 @@ from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.audit.cases import dataset_cases
-from nnunet_ima.audit.model import TrainedModel, open_model
+from nnunet_ima.audit.model import open_model
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.volume import read_volume
 from nnunet_ima.ima.voxelwise import mean_dice_present
@@ -46,8 +46,8 @@ def measure_attack(checkpoint: Path, device: str) -> dict[str, Any]:
     begin = perf_counter()
     predictor.predict_logits_from_preprocessed_data(volume.image)
     clean = perf_counter() - begin
-    inside = _middle(volume.target, model)
     whole, single = Pipeline(model, mirroring=False), Pipeline(model, mirroring=False, windows_per_pass=1)
+    inside = _middle(volume.target, single.window)
     situations = {
         "one window": _situation(single, image[inside], target[inside]),
         "whole case": _situation(whole, image, target),
@@ -56,10 +56,8 @@ def measure_attack(checkpoint: Path, device: str) -> dict[str, Any]:
     return {"clean_prediction": clean, "case": volume.case.name, "situations": situations}
 
 
-def _middle(target: Tensor, model: TrainedModel) -> tuple[slice, ...]:
-    """A window (1, C, *patch) around the middle of the foreground."""
-    patch = model.configuration.patch_size
-    sizes = [1] * (target.ndim - 1 - len(patch)) + list(patch)
+def _middle(target: Tensor, sizes: Sequence[int]) -> tuple[slice, ...]:
+    """A window of these sizes around the middle of the foreground of a target (1, *spatial)."""
     centre = (target[0] > 0).nonzero().float().mean(0)
     begins = [
         max(0, min(int(middle) - size // 2, limit - size))

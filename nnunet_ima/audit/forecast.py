@@ -119,10 +119,7 @@ def _measured(pipeline: Pipeline, image: Tensor) -> tuple[float, float, int]:
 def _part(pipeline: Pipeline, image: Tensor) -> Tensor:
     """As much of an image (C, *spatial) as fills one pass through the network, and no more."""
     shape = list(image.shape[1:])
-    patch = [1] * (len(shape) - len(pipeline.model.configuration.patch_size)) + list(
-        pipeline.model.configuration.patch_size
-    )  # slices of a 2D network
-    part = [min(size, limit) for size, limit in zip(patch, shape, strict=True)]
+    part = [min(size, limit) for size, limit in zip(pipeline.window, shape, strict=True)]
     for axis, limit in enumerate(shape):
         while part[axis] < limit and pipeline.windows(part) < pipeline.windows_per_pass:
             part[axis] = min(2 * part[axis], limit)

@@ -84,6 +84,11 @@ class Pipeline:
         """Fused logits (B, K, *spatial), in float32, of preprocessed images (B, C, *spatial)."""
         return torch.stack([self._fused(image) for image in x])
 
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Shape of a window along the three axes of a volume; that of a 2D network is one slice thick."""
+        return (1,) * (3 - len(self._patch)) + self._patch
+
     def windows(self, shape: Sequence[int]) -> int:
         """Network passes that one volume of shape (*spatial) takes, mirrored copies and folds included."""
         padded, _ = self._padded(torch.empty((1, *shape), device="meta"))
