@@ -7,7 +7,6 @@ measures the network, not the deployed pipeline with its sliding windows and mir
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from torch import Tensor
@@ -27,6 +25,8 @@ from tqdm import tqdm
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.audit.model import open_model
+from nnunet_ima.files import read_json
 from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
@@ -65,42 +65,26 @@ class LoadedModel:
 def load_model(
     folder: Path, fold: int = 0, checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
 ) -> LoadedModel:
-    """Open a results folder of nnU-Net.
-
-    Raises:
-        FileNotFoundError: the folder, its plans or the fold's checkpoint is missing.
-        NotImplementedError: the model belongs to a cascade.
-    """
-    for file in (folder / "plans.json", folder / "dataset.json", folder / f"fold_{fold}" / checkpoint):
-        if not file.is_file():
-            msg = f"{file} is missing: {folder} is no results folder with a finished fold {fold}"
-            raise FileNotFoundError(msg)
-    predictor = nnUNetPredictor(device=torch.device(device), verbose=False, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(folder), (fold,), checkpoint)
-    configuration = predictor.configuration_manager
-    if configuration.previous_stage_name is not None:
-        msg = f"{folder} is the second stage of a cascade, which this measurement does not cover"
-        raise NotImplementedError(msg)
-    network = predictor.network
-    network.load_state_dict(predictor.list_of_parameters[0])
-    manager = predictor.label_manager
+    """Open a results folder of nnU-Net; see `audit.model.open_model` for what is refused."""
+    model = open_model(folder, [str(fold)], checkpoint, device)
+    ignore = model.labels.ignore
     return LoadedModel(
-        network=network.to(device).eval().requires_grad_(False),
-        labels=Labels(manager.has_regions, manager.ignore_label if manager.has_ignore_label else PADDING),
-        patch_size=tuple(configuration.patch_size),
-        strides=tuple(int(s) for s in np.prod(configuration.pool_op_kernel_sizes, axis=0)),
+        network=model.networks[0],
+        labels=Labels(model.labels.regions, PADDING if ignore is None else ignore),
+        patch_size=tuple(model.configuration.patch_size),
+        strides=tuple(int(s) for s in np.prod(model.configuration.pool_op_kernel_sizes, axis=0)),
         data_folder=Path(nnUNet_preprocessed.require())
-        / predictor.plans_manager.dataset_name
-        / configuration.data_identifier,
+        / model.plans.dataset_name
+        / model.configuration.data_identifier,
         fold=fold,
-        device=torch.device(device),
+        device=model.device,
     )
 
 
 def validation_cases(model: LoadedModel) -> list[str]:
     """Names of the validation cases of the model's fold."""
     file = model.data_folder.parent / "splits_final.json"
-    splits = json.loads(file.read_text())
+    splits = read_json(file)
     if model.fold >= len(splits):
         msg = f"{file} holds {len(splits)} folds, but the model is of fold {model.fold}"
         raise ValueError(msg)
