@@ -111,6 +111,7 @@ class _Voxels:
 
     @classmethod
     def of(cls, logits: Tensor, target: Tensor, labels: Labels) -> _Voxels:
+        """Read logits (B, K, *spatial) and a target; see `Labels.read`."""
         truth, _, valid = labels.read(target, logits.shape[1])
         logits = logits.flatten(2).float()
         if labels.regions:

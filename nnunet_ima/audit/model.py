@@ -138,19 +138,7 @@ def open_model(
     files = _checkpoint_files(folder, folds, checkpoint)
     loaded = [_load_checkpoint(file, trust_checkpoint) for file in files]
     first = loaded[0]
-    try:
-        manager = PlansManager(dict(plans))
-        name = str(first["init_args"]["configuration"])
-        configuration = manager.get_configuration(name)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        msg = f"{files[0]} does not fit {folder / 'plans.json'}: {error}"
-        raise ValueError(msg) from error
-    if configuration.previous_stage_name is not None:
-        msg = (
-            f"{folder} is the second stage of a cascade; its input holds the first stage's segmentation, which noise "
-            f"would change too. Audit the first stage ({configuration.previous_stage_name}) or a single-stage model"
-        )
-        raise ValueError(msg)
+    manager, name, configuration = _configuration(plans, first, files[0], folder)
     if not trust_checkpoint:
         _refuse_code(configuration, folder / "plans.json")
     networks = tuple(
@@ -211,6 +199,26 @@ def _foreign_names(file: Path) -> str:
     with contextlib.suppress(Exception), torch.serialization.safe_globals(_HARMLESS):
         return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
     return ""
+
+
+def _configuration(
+    plans: Any, checkpoint: dict[str, Any], file: Path, folder: Path
+) -> tuple[PlansManager, str, ConfigurationManager]:
+    """Plans, and name and content of the configuration that a checkpoint was trained with."""
+    try:
+        manager = PlansManager(dict(plans))
+        name = str(checkpoint["init_args"]["configuration"])
+        configuration = manager.get_configuration(name)
+    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        msg = f"{file} does not fit {folder / 'plans.json'}: {error}"
+        raise ValueError(msg) from error
+    if configuration.previous_stage_name is not None:
+        msg = (
+            f"{folder} is the second stage of a cascade; its input holds the first stage's segmentation, which noise "
+            f"would change too. Audit the first stage ({configuration.previous_stage_name}) or a single-stage model"
+        )
+        raise ValueError(msg)
+    return manager, name, configuration
 
 
 def _refuse_code(configuration: ConfigurationManager, file: Path) -> None:
