@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -84,27 +84,31 @@ def full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predict_from_raw_data, "compute_gaussian", lambda *a, **k: gaussian(*a, **k).float())
 
 
+class Situation(NamedTuple):
+    """A model, a volume (*spatial) and how nnU-Net predicts it."""
+
+    configuration: str
+    folds: int
+    channels: int
+    shape: tuple[int, ...]
+    step: float
+    mirroring: bool
+
+
 SITUATIONS = [
-    ("3d_fullres", 1, 1, (17, 23, 19), 0.5, True),
-    ("3d_fullres", 2, 2, (17, 13, 10), 0.5, False),
-    ("3d_fullres", 1, 1, (5, 30, 7), 1.0, True),  # smaller than the patch along two axes
-    ("3d_fullres", 1, 1, (8, 12, 10), 0.5, False),  # exactly one window
-    ("2d", 1, 1, (4, 25, 20), 0.5, True),
-    ("2d", 2, 2, (3, 16, 12), 0.5, True),
-    ("2d", 1, 1, (2, 9, 30), 0.3, False),
+    Situation("3d_fullres", 1, 1, (17, 23, 19), 0.5, True),
+    Situation("3d_fullres", 2, 2, (17, 13, 10), 0.5, False),
+    Situation("3d_fullres", 1, 1, (5, 30, 7), 1.0, True),  # smaller than the patch along two axes
+    Situation("3d_fullres", 1, 1, (8, 12, 10), 0.5, False),  # exactly one window
+    Situation("2d", 1, 1, (4, 25, 20), 0.5, True),
+    Situation("2d", 2, 2, (3, 16, 12), 0.5, True),
+    Situation("2d", 1, 1, (2, 9, 30), 0.3, False),
 ]
 
 
-@pytest.mark.parametrize(("configuration", "folds", "channels", "shape", "step", "mirroring"), SITUATIONS)
-def test_logits_are_nnunets(
-    configuration: str,
-    folds: int,
-    channels: int,
-    shape: tuple[int, ...],
-    step: float,
-    mirroring: bool,
-    full_precision: None,
-) -> None:
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_logits_are_nnunets(situation: Situation, full_precision: None) -> None:
+    configuration, folds, channels, shape, step, mirroring = situation
     model = make_model(configuration, folds, channels)
     x = image((channels, *shape))
     ours = Pipeline(model, step, mirroring)(x[None])[0]
@@ -176,23 +180,16 @@ def autograd_through_all_windows(model: TrainedModel, x: Tensor, step: float, mi
 
 
 @pytest.mark.parametrize(
-    ("configuration", "folds", "channels", "shape", "step", "mirroring"),
+    "situation",
     [
         situation
         for situation in SITUATIONS
-        if situation[3][-1] >= 10 and situation[3][-2] >= 12 and situation[3][0] > 1
+        if situation.shape[-1] >= 10 and situation.shape[-2] >= 12 and situation.shape[0] > 1
     ],
 )
 @pytest.mark.parametrize("windows_per_pass", [1, 3, 1000])
-def test_gradient_is_that_of_full_autograd(
-    configuration: str,
-    folds: int,
-    channels: int,
-    shape: tuple[int, ...],
-    step: float,
-    mirroring: bool,
-    windows_per_pass: int,
-) -> None:
+def test_gradient_is_that_of_full_autograd(situation: Situation, windows_per_pass: int) -> None:
+    configuration, folds, channels, shape, step, mirroring = situation
     model = make_model(configuration, folds, channels)
     x, weight = image((channels, *shape)), image((3, *shape), seed=1)
     exact = gradient_of(lambda leaf: autograd_through_all_windows(model, leaf, step, mirroring), x, weight)

@@ -238,6 +238,20 @@ def two_channels(model: Path, images: Path, labels: Path) -> str:
     return "has 2 channels"
 
 
+def images_and_labels_swapped(model: Path, images: Path, labels: Path) -> str:
+    aside = images.with_name("aside")
+    images.rename(aside)
+    labels.rename(images)
+    aside.rename(labels)
+    return "(no label)"
+
+
+def nothing_in_the_folders(model: Path, images: Path, labels: Path) -> str:
+    for file in images.iterdir():
+        file.unlink()
+    return f"{images} holds no file that ends in .nii.gz"
+
+
 def file_as_output(model: Path, images: Path, labels: Path) -> str:
     (model.parent / "out").write_text("a file")
     return str(model.parent / "out")
@@ -259,6 +273,8 @@ def foreign_output(model: Path, images: Path, labels: Path) -> str:
         image_without_label,
         label_without_image,
         two_channels,
+        images_and_labels_swapped,
+        nothing_in_the_folders,
         file_as_output,
         foreign_output,
     ],
@@ -319,3 +335,22 @@ def test_every_requirement_counts(trained_model: Path, own_cases: tuple[Path, Pa
         main(arguments(trained_model, own_cases, tmp_path / "out", "--require", "0.99@0.3", "--require", "0@0"))
     assert stop.value.code == 1
     assert "below 0.99" in capsys.readouterr().out
+
+
+def test_images_and_labels_of_the_same_names_swapped(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    """Named alike, they can be told apart by their voxels alone."""
+    images, labels = own_cases
+    for file in images.iterdir():
+        file.rename(file.with_name(file.name.replace("_0000", "")))
+    error = refused(capsys, arguments(trained_model, (labels, images), tmp_path / "out"))
+    assert "no case could be measured" in error
+    assert "which the model does not know" in error
+
+
+def test_missing_folder(trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys) -> None:
+    images, labels = own_cases
+    for pair in ((tmp_path / "nowhere", labels), (images, tmp_path / "nowhere")):
+        assert "nowhere does not exist" in refused(capsys, arguments(trained_model, pair, tmp_path / "out"))
+    assert "nowhere" in refused(capsys, arguments(tmp_path / "nowhere", own_cases, tmp_path / "out"))
