@@ -53,4 +53,5 @@ def run(rank: int, rendezvous: str, plans: dict[str, Any], dataset_json: dict[st
         "robust": trainer.logger.get_value("ima_robust_dice", step=-1),
     }
     Path(output, f"rank{rank}.json").write_text(json.dumps(result))
+    dist.barrier()  # with Gloo, a process that ends before the others now and then aborts on its way out
     dist.destroy_process_group()
