@@ -9,7 +9,7 @@ import io
 import pickle
 import pydoc
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def open_model(
     first = loaded[0]
     manager, name, configuration = _configuration(plans, first, files[0], folder)
     if not trust_checkpoint:
-        _refuse_code(configuration, folder / "plans.json")
+        refuse_code(*_architecture(configuration, folder / "plans.json"), folder / "plans.json")
     networks = tuple(
         _network(manager, configuration, dataset_json, entry, file).to(device)
         for entry, file in zip(loaded, files, strict=True)
@@ -221,12 +221,34 @@ def _configuration(
     return manager, name, configuration
 
 
-def _refuse_code(configuration: ConfigurationManager, file: Path) -> None:
-    """Refuse plans that name other things than parts of networks: nnU-Net calls what they name."""
+def _architecture(configuration: ConfigurationManager, file: Path) -> tuple[str, Mapping[str, Any], Sequence[str]]:
+    """Name, options and names to import of the network that plans describe."""
     try:
-        options, imported = configuration.network_arch_init_kwargs, configuration.network_arch_init_kwargs_req_import
+        return (
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+        )
+    except Exception as error:  # whatever damaged plans raise
+        msg = f"the network that {file} describes cannot be found: {error}"
+        raise ValueError(msg) from error
+
+
+def refuse_code(class_name: str, options: Mapping[str, Any], imported: Sequence[str], file: Path) -> None:
+    """Refuse an architecture that names other things than parts of networks: nnU-Net calls what it names.
+
+    Args:
+        class_name: network_class_name of the architecture in plans.
+        options: its arch_kwargs.
+        imported: its _kw_requires_import.
+        file: where it comes from, for the message.
+
+    Raises:
+        ValueError: it names something else.
+    """
+    try:
         named = {name: pydoc.locate(name) for name in (options[key] for key in imported) if name is not None}
-        named[configuration.network_arch_class_name] = pydoc.locate(configuration.network_arch_class_name)
+        named[class_name] = pydoc.locate(class_name)
     except Exception as error:  # whatever the modules on the way raise at import
         msg = f"the network that {file} describes cannot be found: {error}"
         raise ValueError(msg) from error

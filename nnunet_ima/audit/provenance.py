@@ -41,14 +41,20 @@ def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings:
 def provenance(pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
     """What may explain the numbers besides: code, libraries, machine."""
     device = next(iter(pipelines.values())).model.device
+    return environment(device) | {
+        "precision": "float16 passes, float32 noise" if device.type == "cuda" else "float32",
+        "folders": {name: str(pipeline.model.folder.resolve()) for name, pipeline in pipelines.items()},
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Code, libraries, machine and command."""
     return {
         "code": sha256(sorted(Path(nnunet_ima.__file__).parent.rglob("*.py"))),
         "versions": {"python": platform.python_version()}
         | {name: _version(name) for name in ("nnunet-ima", "nnunetv2", "torch", "numpy", "SimpleITK")},
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "precision": "float16 passes, float32 noise" if device.type == "cuda" else "float32",
         "threads": torch.get_num_threads(),
-        "folders": {name: str(pipeline.model.folder.resolve()) for name, pipeline in pipelines.items()},
         "command": sys.argv,
     }
 
