@@ -13,8 +13,8 @@ from typing import Any
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
-# Lowest share of vanished gradients, rise of the loss in the last tenth of the steps, gain of Dice by more or
-# other attacks, and Dice under noise that nothing can stand, at which a check fails.
+# Lowest share of vanished gradients, rise of the loss in the last tenth of the steps, gain of Dice or accuracy by more
+# or other attacks, and Dice or accuracy under noise that nothing can stand, at which a check fails.
 VANISHED, STILL_RISING, GAIN, STANDS = 0.05, 0.10, 0.03, 0.05
 
 
@@ -33,11 +33,28 @@ class Check:
     figure: str
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What the numbers of the evidence measure.
+
+    Attributes:
+        word: its name in the checks.
+        key: its name in the results.
+    """
+
+    word: str
+    key: str
+
+
+DICE, ACCURACY = Measure("Dice", "dice"), Measure("accuracy", "accuracy")
+
+
 def verdict(
     presets: Sequence[dict[str, Any]],
     components: Sequence[dict[str, Any]],
     randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     probes: Sequence[dict[str, Any]],
+    measure: Measure = DICE,
 ) -> list[Check]:
     """Judge the evidence on one model.
 
@@ -45,20 +62,22 @@ def verdict(
         presets: results of attacks, as `CaseAudit.preset` gives them.
         components: results of their parts, as `CaseAudit.component` gives them.
         randoms: pairs of a preset's result and the result of white noise (`CaseAudit.random`) at its ε.
-        probes: results of `audit.probes`, one for each case probed.
+        probes: results of `audit.probes`, one for each case probed. One that stands for several has their number as
+            "cases", and may name its black boxes as "black_box".
+        measure: what is measured; the keys of the results above that begin with "dice" begin with its key.
     """
-    precision = [probe for probe in probes if probe.get("dice_full_precision") is not None]
+    precision = [probe for probe in probes if probe.get(f"{measure.key}_full_precision") is not None]
     return [
         _gradients(components),
-        _converged(components),
-        _more_steps(probes),
-        _huge_noise(probes),
-        _random_noise(randoms),
-        _black_box(probes),
-        _ranks(presets),
+        _converged(components, measure),
+        _more_steps(probes, measure),
+        _huge_noise(probes, measure),
+        _random_noise(randoms, measure),
+        _black_box(probes, measure),
+        _ranks(presets, measure),
         _deterministic(probes),
         _inside_the_ball(presets),
-        *([_precision(precision)] if precision else []),  # on a CPU there is nothing to compare
+        *([_precision(precision, measure)] if precision else []),  # on a CPU there is nothing to compare
     ]
 
 
@@ -86,9 +105,9 @@ def _gradients(components: Sequence[dict[str, Any]]) -> Check:
     )
 
 
-def _converged(components: Sequence[dict[str, Any]]) -> Check:
+def _converged(components: Sequence[dict[str, Any]], measure: Measure) -> Check:
     # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
-    unfinished = [entry["trace"] for entry in components if entry["dice"] > 0]
+    unfinished = [entry["trace"] for entry in components if entry[measure.key] > 0]
     courses = [trace["loss"] for trace in unfinished if trace.get("keeps_form") and len(trace["loss"]) >= 20]
     rises = [_late_rise(losses) for losses in courses]
     name = "the loss has stopped rising at the last step"
@@ -98,42 +117,50 @@ def _converged(components: Sequence[dict[str, Any]]) -> Check:
     return _judge(name, fmean(rises) < STILL_RISING, figure)
 
 
+def _cases(probes: Sequence[dict[str, Any]]) -> int:
+    """Number of cases that the probes stand for."""
+    return sum(probe.get("cases", 1) for probe in probes)
+
+
 def _late_rise(losses: Sequence[float]) -> float:
     """Rise of the mean loss from the last but one to the last tenth of the steps, as a share of the loss's range."""
     tenth, span = len(losses) // 10, max(losses) - min(losses)
     return max(0.0, fmean(losses[-tenth:]) - fmean(losses[-2 * tenth : -tenth])) / span if span else 0.0
 
 
-def _more_steps(probes: Sequence[dict[str, Any]]) -> Check:
-    gains = [probe["dice"] - probe["dice_twice_the_steps"] for probe in probes]
-    figure = f"Dice lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}" if gains else "no cases probed"
-    return _judge("twice the steps find no much lower Dice", fmean(gains) <= GAIN if gains else None, figure)
+def _more_steps(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    gains = [probe[measure.key] - probe[f"{measure.key}_twice_the_steps"] for probe in probes]
+    name, figure = f"twice the steps find no much lower {measure.word}", "no cases probed"
+    if gains:
+        figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
+    return _judge(name, fmean(gains) <= GAIN if gains else None, figure)
 
 
-def _huge_noise(probes: Sequence[dict[str, Any]]) -> Check:
-    found = [probe["dice_huge"] for probe in probes]
-    figure = f"Dice {fmean(found):.3f} at ε = {probes[0]['eps_huge']:g}" if found else "no cases probed"
+def _huge_noise(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    found = [probe[f"{measure.key}_huge"] for probe in probes]
+    figure = f"{measure.word} {fmean(found):.3f} at ε = {probes[0]['eps_huge']:g}" if found else "no cases probed"
     return _judge("very large noise breaks the model", fmean(found) <= STANDS if found else None, figure)
 
 
-def _random_noise(randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> Check:
-    beaten = sum(min(white["kinds"].values()) < attacked["dice"] - 1e-3 for attacked, white in randoms)
+def _random_noise(randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]], measure: Measure) -> Check:
+    beaten = sum(min(white["kinds"].values()) < attacked[measure.key] - 1e-3 for attacked, white in randoms)
     figure = f"random noise did better in {beaten} of {len(randoms)} results"
     return _judge("no random noise beats an attack", beaten == 0 if randoms else None, figure)
 
 
-def _black_box(probes: Sequence[dict[str, Any]]) -> Check:
-    gains = [probe["dice"] - probe["dice_black_box"] for probe in probes]
+def _black_box(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    gains = [probe[measure.key] - probe[f"{measure.key}_black_box"] for probe in probes]
     if not gains:
         return _judge("no black-box attack beats the gradient", None, "no cases probed")
-    figure = f"Square attack, {probes[0]['queries']} queries: Dice {fmean(p['dice_black_box'] for p in probes):.3f}"
-    figure += f" against {fmean(p['dice'] for p in probes):.3f}, mean of {len(gains)}"
+    found, before = (fmean(probe[measure.key + end] for probe in probes) for end in ("_black_box", ""))
+    figure = probes[0].get("black_box") or f"Square attack, {probes[0]['queries']} queries"
+    figure += f": {measure.word} {found:.3f} against {before:.3f}, mean of {_cases(probes)}"
     return _judge("no black-box attack beats the gradient", max(gains) <= GAIN, figure)
 
 
-def _ranks(presets: Sequence[dict[str, Any]]) -> Check:
+def _ranks(presets: Sequence[dict[str, Any]], measure: Measure) -> Check:
     levels = {entry["eps"] for entry in presets}
-    dead = {eps for eps in levels if all(entry["dice"] < 0.01 for entry in presets if entry["eps"] == eps)}
+    dead = {eps for eps in levels if all(entry[measure.key] < 0.01 for entry in presets if entry["eps"] == eps)}
     figure = f"all cases are at 0 for {len(dead)} of {len(levels)} noise levels"
     return _judge("the noise levels leave something to rank", dead != levels if levels else None, figure)
 
@@ -151,7 +178,7 @@ def _inside_the_ball(presets: Sequence[dict[str, Any]]) -> Check:
     return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
 
 
-def _precision(probes: Sequence[dict[str, Any]]) -> Check:
-    gains = [probe["dice"] - probe["dice_full_precision"] for probe in probes]
-    figure = f"in full precision Dice is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
+def _precision(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    gains = [probe[measure.key] - probe[f"{measure.key}_full_precision"] for probe in probes]
+    figure = f"in full precision {measure.word} is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
     return _judge("mixed precision does not weaken the attack", fmean(gains) <= GAIN, figure)
