@@ -1,0 +1,71 @@
+"""Ways to train a classifier, one file each, behind one small interface (`base.Method`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+from nnunet_ima.classification.methods.adv import Adversarial
+from nnunet_ima.classification.methods.base import Method, Run
+from nnunet_ima.classification.methods.ce import CrossEntropy
+from nnunet_ima.classification.methods.ddn import DecoupledDirectionNorm
+from nnunet_ima.classification.methods.fat import Friendly
+from nnunet_ima.classification.methods.gairat import GeometryAware
+from nnunet_ima.classification.methods.ima import IncreasingMargin
+from nnunet_ima.classification.methods.mma import MaxMargin
+from nnunet_ima.classification.methods.trades import Trades
+
+METHODS: dict[str, type[Method]] = {
+    "ce": CrossEntropy,
+    "ima": IncreasingMargin,
+    "adv": Adversarial,
+    "trades": Trades,
+    "mma": MaxMargin,
+    "ddn": DecoupledDirectionNorm,
+    "fat": Friendly,
+    "gairat": GeometryAware,
+}
+
+
+def parse_method(text: str) -> tuple[str, float | None]:
+    """Split "adv10" into the method's name and its noise level; None where the text has no number.
+
+    Raises:
+        ValueError: there is no such method, or one without noise has a number.
+    """
+    found = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)?", text)
+    name, level = (found[1], found[2]) if found else (text, None)
+    if name not in METHODS:
+        msg = f"unknown method {text!r}; known are {', '.join(METHODS)}, with a noise level if wanted: adv10"
+        raise ValueError(msg)
+    if level is not None and "eps" not in options(name):
+        msg = f"the method {name} uses no noise, got {text!r}"
+        raise ValueError(msg)
+    return name, None if level is None else float(level)
+
+
+def options(name: str) -> dict[str, Any]:
+    """Return the settings of a method with their defaults; None for those that have to be given."""
+    return {
+        field.name: None if field.default is MISSING else field.default
+        for field in fields(METHODS[name])
+        if field.init and field.name != "run"
+    }
+
+
+def make_method(name: str, run: Run, given: Mapping[str, Any]) -> Method:
+    """Build a method.
+
+    Raises:
+        ValueError: a setting is unknown or missing, or cannot be used.
+    """
+    known = options(name)
+    if unknown := sorted(set(given) - set(known)):
+        msg = f"the method {name} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
+        raise ValueError(msg)
+    if "eps" in known and given.get("eps") is None:
+        msg = f"the method {name} needs a noise level, for example {name}10"
+        raise ValueError(msg)
+    return METHODS[name](run=run, **given)

@@ -1,0 +1,56 @@
+"""Friendly adversarial training (Zhang et al. 2020, arXiv 2002.11242): noise that only just misleads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ima.classification.methods.ascent import climb
+from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.perturbation.norms import per_sample
+
+
+@dataclass(kw_only=True)
+class Friendly(Method):
+    """Mean cross-entropy under PGD that stops τ steps after it has misled the model.
+
+    Attributes:
+        eps: the noise level.
+        steps: most gradient steps, from a random start in the ball.
+        alpha: step factor; each step has the size alpha · ε / steps. The paper's 0.007 of 0.031 in 10 steps is 2.26.
+        tau: τ from which share of the epochs on; the paper raises it from 0 to 2 while the model learns.
+    """
+
+    eps: float
+    steps: int = 10
+    alpha: float = 2.26
+    tau: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 1), (0.9, 2))
+    patience: int = field(init=False, default=0)
+
+    def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
+        """See `Method.begin_epoch`."""
+        super().begin_epoch(epoch, generator)
+        self.patience = [tau for share, tau in self.tau if epoch >= share * self.run.epochs][-1]
+
+    def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
+        """See `Method.step`."""
+        norm, eps = self.run.norm, self.radius(x, self.eps)
+        start = norm.random(x, self.generator) * per_sample(eps, x)
+        with evaluating(model):
+            found = climb(
+                model,
+                x,
+                y,
+                self.cross_entropy,
+                norm=norm,
+                eps=eps,
+                steps=self.steps,
+                factor=self.alpha,
+                start=start,
+                patience=self.patience,
+            )
+        loss = self.cross_entropy(model(found.x), y).mean()
+        return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})
