@@ -1,0 +1,359 @@
+"""Training a classifier: seeded, resumable, with a log, curves, snapshots and an early view of its robustness."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean, median, pstdev
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from tqdm import tqdm
+
+from nnunet_ima.attacks.losses import cross_entropy
+from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.audit.store import sha256
+from nnunet_ima.classification.data import ImageSet, class_weights
+from nnunet_ima.classification.methods import Method
+from nnunet_ima.classification.methods.base import evaluating
+from nnunet_ima.classification.networks import (
+    load_checked,
+    load_classifier,
+    new_network,
+    save_atomically,
+    save_classifier,
+)
+from nnunet_ima.classification.settings import Settings
+from nnunet_ima.classification.splits import Splits
+from nnunet_ima.classification.under_attack import right
+from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.report.training_curves import plot_curves, plot_margins
+
+MODEL, LATEST, LOG = "model.pt", "checkpoint_latest.pt", "log.csv"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images and classes of the splits that a training sees.
+
+    Attributes:
+        x: training images (N, 1, H, W) in [0, 1].
+        y: their classes (N,).
+        ids: their names.
+        x_validation: validation images (M, 1, H, W).
+        y_validation: their classes (M,).
+        classes: names of the classes.
+        digest: of pixels, classes and splits; a training goes on with the same data only.
+    """
+
+    x: Tensor
+    y: Tensor
+    ids: tuple[str, ...]
+    x_validation: Tensor
+    y_validation: Tensor
+    classes: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, data: ImageSet, splits: Splits) -> TrainingData:
+        """Take the training and validation images of a data set."""
+        places = splits.indices(data)
+        train, validation = places["train"], places["validation"]
+        described = [
+            [data.ids[i], data.digests[i], int(data.labels[i])] for i in (*train.tolist(), *validation.tolist())
+        ]
+        return cls(
+            data.images[train],
+            data.labels[train],
+            tuple(data.ids[i] for i in train.tolist()),
+            data.images[validation],
+            data.labels[validation],
+            data.classes,
+            hashlib.sha256(json.dumps([len(train), data.classes, described]).encode()).hexdigest(),
+        )
+
+
+def fit(
+    data: TrainingData,
+    settings: Settings,
+    folder: Path,
+    device: str | torch.device = "cpu",
+    start: Path | None = None,
+) -> Path:
+    """Train a classifier, or go on with its training, or find it trained.
+
+    The folder holds training.json, log.csv, progress.png, margins.png (of methods with margins), snapshots and, in the
+    end, model.pt. Everything random of an epoch comes from the seed and the epoch's number, so that a training that was
+    stopped ends in the same weights (on one machine).
+
+    Args:
+        data: what to train on.
+        settings: how.
+        folder: of this training alone.
+        device: where to compute.
+        start: classifier whose weights are the first ones; it must be of the same network and classes.
+
+    Returns:
+        The file of the classifier.
+
+    Raises:
+        ValueError: the folder holds another training, a setting is impossible, or the loss is not finite.
+    """
+    claim(folder, settings, data, start)
+    if (folder / MODEL).is_file():
+        return folder / MODEL
+    training = _Training(data, settings, folder, torch.device(device))
+    if not training.resume() and start is not None:
+        training.begin_with(start)
+    epochs = range(training.epoch, settings.epochs)
+    bar = tqdm(
+        epochs, initial=training.epoch, total=settings.epochs, desc=settings.method, unit="epoch", file=sys.stderr
+    )
+    for epoch in bar:
+        bar.set_postfix_str(training.run_epoch(epoch))
+    return training.finish()
+
+
+def claim(folder: Path, settings: Settings, data: TrainingData, start: Path | None = None) -> None:
+    """Make a folder that of a training.
+
+    Raises:
+        ValueError: it is that of another one.
+    """
+    file = folder / "training.json"
+    wanted: dict[str, Any] = {
+        "settings": settings.as_dict(),
+        "data": data.digest,
+        "classes": list(data.classes),
+        "start": None if start is None else sha256([start]),
+    }
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        if strange := [path.name for path in folder.iterdir()]:
+            msg = f"{folder} holds other files ({', '.join(sorted(strange)[:3])}); choose another --output"
+            raise ValueError(msg)
+        write_atomically(file, json.dumps(wanted, indent=1) + "\n")
+        return
+    stored = read_json(file, damaged="remove the folder to train again")
+    differing = [key for key in ("data", "classes", "start") if stored.get(key) != wanted[key]]
+    former = stored.get("settings", {})
+    differing += [key for key in wanted["settings"] if former.get(key) != wanted["settings"][key]]
+    if differing:
+        msg = f"{folder} holds a training with other {', '.join(differing)}; choose another --output, or remove it"
+        raise ValueError(msg)
+
+
+def learning_images(size: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Places (B,) of the images of each batch of an epoch, in random order; the last one may be smaller."""
+    yield from torch.randperm(size, generator=generator).split(batch)
+
+
+def suggested_eps(margins: Sequence[float]) -> float:
+    """The noise level that margins suggest for plain adversarial training: their median (supplement, section C.3)."""
+    return median(margins)
+
+
+class _Mixed(nn.Module):
+    """A network in half precision on CUDA, with logits in single precision."""
+
+    def __init__(self, network: nn.Module, enabled: bool) -> None:
+        super().__init__()
+        self.network, self.enabled = network, enabled
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            logits: Tensor = self.network(x)
+            return logits
+        with torch.autocast("cuda"):
+            logits = self.network(x)
+        return logits.float()
+
+
+@dataclass
+class _Training:
+    """A training in progress."""
+
+    data: TrainingData
+    settings: Settings
+    folder: Path
+    device: torch.device
+    epoch: int = 0
+    log: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings, data = self.settings, self.data
+        torch.manual_seed(settings.seed)
+        network, self.description = new_network(settings, len(data.classes))
+        self.network = network.to(self.device)
+        self.model = _Mixed(self.network, self.device.type == "cuda")
+        weights = class_weights(data.y, len(data.classes)) if settings.balanced else None
+        self.method: Method = settings.make_method(data.ids, weights)
+        trained = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
+        batches = math.ceil(len(data.ids) / settings.batch_size)
+        self.schedule: LRScheduler | None = None
+        if settings.schedule == "one-cycle":
+            self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, settings.epochs * batches)
+        self.scaler = torch.GradScaler(enabled=self.device.type == "cuda")
+        chosen = torch.randperm(len(data.y_validation), generator=torch.Generator().manual_seed(settings.seed))
+        self.watched = chosen[: settings.robust_images]
+
+    def begin_with(self, file: Path) -> None:
+        """Take over the weights of a classifier."""
+        former = load_classifier(file, self.device)
+        try:
+            self.network.load_state_dict(former.network.state_dict())
+        except RuntimeError as error:
+            msg = f"{file} holds another network than {self.settings.method} trains; train it with the same settings"
+            raise ValueError(msg) from error
+
+    def resume(self) -> bool:
+        """Take up what an earlier start has left; tells whether it left anything."""
+        if not (self.folder / LATEST).is_file():
+            return False
+        stored = load_checked(self.folder / LATEST, "nnunet_ima_training")
+        self.network.load_state_dict(stored["weights"])
+        self.optimizer.load_state_dict(stored["optimizer"])
+        self.scaler.load_state_dict(stored["scaler"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(stored["schedule"])
+        self.method.load_state_dict(stored["method"])
+        self.log, self.epoch = stored["log"], stored["epoch"]
+        return True
+
+    def run_epoch(self, epoch: int) -> str:
+        """Train for an epoch, look at the validation images, write everything down; returns a line about it."""
+        begin = perf_counter()
+        torch.manual_seed(self.settings.seed * 1_000_003 + epoch)  # dropout
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
+        self.method.begin_epoch(epoch, generator)
+        self.model.train()
+        sums: dict[str, float] = {}
+        for batch in learning_images(len(self.data.ids), self.settings.batch_size, generator):
+            for key, value in self._step(batch).items():
+                sums[key] = sums.get(key, 0.0) + value
+        self.method.end_epoch()
+        images = len(self.data.ids)
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            **{key: value / images for key, value in sums.items()},
+            **self._validate(epoch),
+        }
+        margins = self.method.margins()
+        if margins is not None:
+            values = list(margins.values())
+            row |= {"margin_mean": fmean(values), "margin_sd": pstdev(values), "margin_max": max(values)}
+        row["seconds"] = perf_counter() - begin
+        self.log.append(row)
+        self.epoch = epoch + 1
+        self._store()
+        return (
+            f"loss {row['loss']:.3f}, validation {row['validation']:.3f} clean, "
+            f"{row['validation_robust']:.3f} at ε = {self.settings.robust_eps:g}"
+        )
+
+    def finish(self) -> Path:
+        """Write the classifier; the checkpoint to go on from is not needed any more."""
+        save_classifier(
+            self.folder / MODEL, self.network, self.description, self.data.classes, self.settings, self.epoch
+        )
+        with contextlib.suppress(FileNotFoundError):
+            (self.folder / LATEST).unlink()
+        return self.folder / MODEL
+
+    def _step(self, batch: Tensor) -> dict[str, float]:
+        """One optimiser step; returns sums over the batch."""
+        x, y = (tensor[batch].to(self.device) for tensor in (self.data.x, self.data.y))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss, log = self.method.step(self.model, x, y, [self.data.ids[i] for i in batch.tolist()])
+        if not bool(loss.isfinite()):
+            msg = (
+                f"{self.settings.method}: the loss is {loss.item()} in epoch {self.epoch + 1}; "
+                "lower learning_rate, or the method's noise"
+            )
+            raise ValueError(msg)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.schedule is not None:
+            self.schedule.step()
+        return {"loss": loss.item() * len(batch), **log}
+
+    def _validate(self, epoch: int) -> dict[str, float]:
+        """Accuracy on validation images, clean on all of them and under PGD on some."""
+        with evaluating(self.model) as model:
+            found = []
+            for x, y in zip(self.data.x_validation.split(256), self.data.y_validation.split(256), strict=True):
+                with torch.no_grad():
+                    found.append((model(x.to(self.device)).argmax(1).cpu() == y).float())
+            x, y = (values[self.watched].to(self.device) for values in (self.data.x_validation, self.data.y_validation))
+            problem = Problem(
+                model,
+                x,
+                y,
+                x.new_full((len(x),), self.settings.budget.effective(self.settings.robust_eps)),
+                NORMS[self.settings.norm],
+                right,
+            )
+            generator = torch.Generator().manual_seed(epoch)
+            attacked = pgd(problem, cross_entropy, steps=self.settings.robust_steps, generator=generator)
+        return {"validation": torch.cat(found).mean().item(), "validation_robust": attacked.quality.mean().item()}
+
+    def _store(self) -> None:
+        """Write log, curves, the checkpoint to go on from and, every few epochs, a snapshot."""
+        text = io.StringIO()
+        columns = list(dict.fromkeys(key for row in self.log for key in row))
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.log)
+        write_atomically(self.folder / LOG, text.getvalue())
+        plot_curves(self.log, self.settings.method, self.settings.robust_eps, self.folder / "progress.png")
+        margins = self.method.margins()
+        if margins is not None:
+            values = list(margins.values())
+            plot_margins(values, self.settings.options["eps"], suggested_eps(values), self.folder / "margins.png")
+            write_atomically(self.folder / "margins.json", json.dumps(margins, indent=0) + "\n")
+        if self.epoch % self.settings.snapshot_interval == 0 or self.epoch == self.settings.epochs:
+            self._snapshot()
+        save_atomically(
+            self.folder / LATEST,
+            {
+                "nnunet_ima_training": 1,
+                "weights": self.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "schedule": None if self.schedule is None else self.schedule.state_dict(),
+                "method": self.method.state_dict(),
+                "log": self.log,
+                "epoch": self.epoch,
+            },
+        )
+
+    def _snapshot(self) -> None:
+        """Keep the network as it is now: after M epochs no margin exceeds M·Δ, so snapshots trace the trade-off."""
+        name = f"snapshot_{self.epoch:03d}.pt"
+        save_classifier(
+            self.folder / name, self.network, self.description, self.data.classes, self.settings, self.epoch
+        )
+        index = self.folder / "snapshots.json"
+        entries = read_json(index) if index.is_file() else []
+        row = self.log[-1]
+        keys = ("epoch", "validation", "validation_robust", "margin_mean", "margin_max")
+        entry = {"file": name, **{key: row[key] for key in keys if key in row}}
+        kept = [other for other in entries if other["file"] != name]
+        write_atomically(index, json.dumps([*kept, entry], indent=1) + "\n")

@@ -1,0 +1,137 @@
+"""Classifiers as files: what network it is, its weights, its classes, and how it was trained."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nnunet_ima.audit.model import open_model, refuse_code
+from nnunet_ima.classification.head import EncoderClassifier, small_architecture
+from nnunet_ima.classification.resnet import resnet18
+from nnunet_ima.classification.settings import Settings
+
+Description = dict[str, Any]
+"""{"kind": "resnet18"} or {"kind": "encoder", "architecture": as in nnU-Net's plans}."""
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained network and what is needed to use it.
+
+    Attributes:
+        network: images (B, 1, size, size) in [0, 1] to logits (B, classes); in evaluation mode.
+        classes: names of the classes.
+        size: height and width of the images.
+        settings: that it was trained with, as JSON values.
+        epoch: epochs that it was trained for.
+        file: where it was read from.
+    """
+
+    network: nn.Module
+    classes: tuple[str, ...]
+    size: int
+    settings: dict[str, Any]
+    epoch: int
+    file: Path
+
+
+def new_network(settings: Settings, classes: int) -> tuple[nn.Module, Description]:
+    """Build the network of a training, with weights from PyTorch's global seed or a trained encoder, and describe it.
+
+    Raises:
+        FileNotFoundError: there is no such encoder.
+        ValueError: the encoder cannot be used.
+    """
+    if settings.encoder is not None:
+        folder = Path(settings.encoder)
+        configuration = open_model(folder, ["0"]).configuration
+        architecture = {
+            "network_class_name": configuration.network_arch_class_name,
+            "arch_kwargs": configuration.network_arch_init_kwargs,
+            "_kw_requires_import": list(configuration.network_arch_init_kwargs_req_import),
+        }
+        network = EncoderClassifier.from_trained(folder, 1, classes, settings.dropout, settings.frozen)
+        return network, {"kind": "encoder", "architecture": architecture}
+    if settings.network == "resnet18":
+        return resnet18(classes, dropout=settings.dropout), {"kind": "resnet18"}
+    description = {"kind": "encoder", "architecture": small_architecture(residual=True, stride=2, stem=4)}
+    return build(description, classes, settings.dropout), description
+
+
+def build(description: Description, classes: int, dropout: float = 0.0) -> nn.Module:
+    """Build a network from its description, with fresh weights."""
+    if description["kind"] == "resnet18":
+        return resnet18(classes, dropout=dropout)
+    return EncoderClassifier.from_architecture(description["architecture"], 1, classes, dropout)
+
+
+def save_classifier(
+    file: Path, network: nn.Module, description: Description, classes: tuple[str, ...], settings: Settings, epoch: int
+) -> None:
+    """Write a network that `load_classifier` reads."""
+    save_atomically(
+        file,
+        {
+            "nnunet_ima_classifier": 1,
+            "network": description,
+            "weights": {name: value.detach().cpu() for name, value in network.state_dict().items()},
+            "classes": list(classes),
+            "settings": settings.as_dict(),
+            "epoch": epoch,
+        },
+    )
+
+
+def load_classifier(file: Path, device: str | torch.device = "cpu") -> Classifier:
+    """Read a network that a training has stored; nothing in the file is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged or no classifier of ours.
+    """
+    stored = load_checked(file, "nnunet_ima_classifier")
+    try:
+        if stored["network"]["kind"] == "encoder":
+            described = stored["network"]["architecture"]
+            named = described["network_class_name"], described["arch_kwargs"], described["_kw_requires_import"]
+            refuse_code(*named, file)
+        network = build(stored["network"], len(stored["classes"]))
+        network.load_state_dict(stored["weights"])
+        size = int(stored["settings"]["size"])
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        msg = f"{file} is no complete classifier ({error!r}); train it again"
+        raise ValueError(msg) from error
+    network = network.to(device).eval().requires_grad_(False)
+    return Classifier(network, tuple(stored["classes"]), size, stored["settings"], int(stored["epoch"]), file)
+
+
+def save_atomically(file: Path, content: dict[str, Any]) -> None:
+    """Write tensors and plain values; a reader, or the next start after a power loss, sees the old file or the new."""
+    part = file.with_name(f".{file.name}.part")
+    torch.save(content, part)
+    part.replace(file)
+
+
+def load_checked(file: Path, mark: str) -> dict[str, Any]:
+    """Read a file of tensors and plain values that carries a mark.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, would run code, or carries no such mark.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        msg = f"{file} is damaged or holds more than weights: {str(error).splitlines()[0] if str(error) else error!r}"
+        raise ValueError(msg) from error
+    if not isinstance(stored, dict) or mark not in stored:
+        msg = f"{file} was not written by nnunet-ima-covid"
+        raise ValueError(msg)
+    return stored

@@ -1,0 +1,178 @@
+"""The settings of a classifier's training: from a preset of `plans/covid.json` and what the user changes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from nnunet_ima.classification.methods import METHODS, Method, Run, make_method, options, parse_method
+from nnunet_ima.datasets.tasks import plans_folder
+from nnunet_ima.files import read_json
+from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.perturbation.norms import NORMS
+
+NETWORKS = ("resnet18", "small")
+SCHEDULES = ("constant", "one-cycle")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides a training, besides data and splits. ε is in the paper's unit, the L2 norm on 224×224 pixels.
+
+    Attributes:
+        method: for example "ima", or "adv10" with a noise level of its own.
+        preset: that the settings were taken from.
+        network: "resnet18" (the paper's) or "small" (a plain encoder of 16 to 128 features, for a CPU).
+        encoder: results folder of nnU-Net whose trained encoder is used instead; None: fresh weights.
+        start_from: method whose finished training with the same settings otherwise gives the first weights, such as
+            "ce"; None: fresh ones.
+        frozen: keep that encoder's weights and train the linear layer only.
+        dropout: on the pooled features.
+        size: height and width of the images in pixels.
+        epochs: passes over the training images.
+        batch_size: images per optimiser step.
+        learning_rate: of AdamW; the largest one with a schedule.
+        weight_decay: of AdamW.
+        schedule: "constant" or "one-cycle" (Smith & Topin 2018, arXiv 1708.07120) over the whole training.
+        balanced: weigh classes in the loss by how rare they are.
+        norm: "L2" or "Linf", of all noise; with Linf, ε is the largest change of a pixel.
+        reference_elements: pixels of the image on which ε is quoted.
+        robust_eps: noise of the validation accuracy that is shown beside the clean one.
+        robust_steps: PGD steps of it.
+        robust_images: validation images on which it is measured.
+        snapshot_interval: epochs between two stored networks.
+        seed: of weights, order and noise.
+        options: the method's own settings, see `classification.methods`.
+    """
+
+    method: str
+    preset: str = "cpu"
+    network: str = "small"
+    encoder: str | None = None
+    frozen: bool = False
+    start_from: str | None = None
+    dropout: float = 0.0
+    size: int = 64
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 0.003
+    weight_decay: float = 0.01
+    schedule: str = "constant"
+    balanced: bool = False
+    norm: str = "L2"
+    reference_elements: int = 224 * 224
+    robust_eps: float = 3.0
+    robust_steps: int = 10
+    robust_images: int = 128
+    snapshot_interval: int = 4
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work, naming the key."""
+        for key, allowed in (("network", NETWORKS), ("schedule", SCHEDULES), ("norm", tuple(NORMS))):
+            if getattr(self, key) not in allowed:
+                msg = f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}"
+                raise ValueError(msg)
+        for key in ("size", "epochs", "batch_size", "reference_elements", "robust_steps", "robust_images"):
+            _check(key, getattr(self, key), whole=True, least=1)
+        _check("snapshot_interval", self.snapshot_interval, whole=True, least=1)
+        _check("seed", self.seed, whole=True, least=0)
+        for key in ("learning_rate", "robust_eps"):
+            _check(key, getattr(self, key), above=0)
+        _check("weight_decay", self.weight_decay, least=0)
+        _check("dropout", self.dropout, least=0)
+        if self.dropout >= 1:
+            msg = f"dropout must be below 1, got {self.dropout!r}"
+            raise ValueError(msg)
+        for key in ("frozen", "balanced"):
+            if not isinstance(getattr(self, key), bool):
+                msg = f"{key} must be true or false, got {getattr(self, key)!r}"
+                raise ValueError(msg)
+        if self.start_from is not None:
+            parse_method(str(self.start_from))
+        if self.frozen and self.encoder is None:
+            msg = "frozen is meant for a trained encoder; name one with --encoder"
+            raise ValueError(msg)
+
+    @property
+    def budget(self) -> Budget:
+        """Converts ε to the images at hand."""
+        return Budget(self.norm, self.size * self.size, self.reference_elements)
+
+    def make_method(self, ids: tuple[str, ...], class_weights: Any = None) -> Method:
+        """Build the method for these training images."""
+        run = Run(ids, self.epochs, NORMS[self.norm], self.budget, class_weights)
+        return make_method(parse_method(self.method)[0], run, self.options)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        stored: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return stored
+
+
+def load_plan() -> dict[str, Any]:
+    """Return `plans/covid.json`."""
+    plan: dict[str, Any] = read_json(plans_folder() / "covid.json", missing="the installation is damaged")
+    return plan
+
+
+def preset_names() -> tuple[str, ...]:
+    """Return the names of the presets."""
+    return tuple(load_plan()["presets"])
+
+
+def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:
+    """Return the settings of a training.
+
+    Later sources win: the packaged plan's settings of the method, the preset, the preset's of the method, the number in
+    the method's name ("adv10"), the user's changes. A change may name a setting of the training or of the method.
+
+    Raises:
+        ValueError: the method, the preset or a key is unknown, or a value is impossible.
+    """
+    name, level = parse_method(method)
+    plan = load_plan()
+    if preset not in plan["presets"]:
+        msg = f"unknown preset {preset!r}; known are {', '.join(plan['presets'])}"
+        raise ValueError(msg)
+    changes = dict(changes or {})
+    general = {key: value for key, value in plan["presets"][preset].items() if key not in ("audit", "methods")}
+    chosen = {**general, **plan["methods"][name], **plan["presets"][preset]["methods"].get(name, {})}
+    if level is not None:
+        if "eps" in changes:
+            msg = f"{method} names a noise level, and so does eps={changes['eps']}; keep one of them"
+            raise ValueError(msg)
+        chosen["eps"] = level
+    elif changes.get("norm", "L2") == "Linf" and "eps" not in changes and "eps" in chosen:
+        msg = f"with the norm Linf {name} needs a noise level of its own, for example {name}0.03: the plan's are for L2"
+        raise ValueError(msg)
+    own, known = options(name), {entry.name for entry in fields(Settings)} - {"method", "preset", "options"}
+    others = {key for other in METHODS for key in options(other)}  # a comparison's changes are for several methods
+    if unknown := [key for key in changes if key not in known | others]:
+        msg = f"unknown setting {', '.join(unknown)}; known are {', '.join([*sorted(known), *own])}"
+        raise ValueError(msg)
+    chosen |= {key: value for key, value in changes.items() if key in known or key in own}
+    if chosen.get("start_from") == method:
+        chosen["start_from"] = None  # "start_from=ce" is meant for the others
+    given = {key: chosen.get(key, default) for key, default in own.items()}
+    for key, value in given.items():
+        if isinstance(own[key], (int, float)):
+            _check(key, value, whole=isinstance(own[key], int), least=0 if own[key] >= 0 else -math.inf)
+    for key in ("eps", "delta", "steps"):
+        if given.get(key) is not None:
+            _check(key, given[key], above=0)
+    training = {key: value for key, value in chosen.items() if key in known}
+    return Settings(method=method, preset=preset, options=given, **training)
+
+
+def _check(key: str, value: Any, *, whole: bool = False, least: float = -math.inf, above: float = -math.inf) -> None:
+    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= least and value > above):
+        kind = "a whole number" if whole else "a number"
+        bound = f"at least {least:g}" if least > -math.inf else f"above {above:g}"
+        msg = f"{key} must be {kind} {bound}, got {value!r}"
+        raise ValueError(msg)

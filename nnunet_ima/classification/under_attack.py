@@ -1,0 +1,157 @@
+"""Attacks on a classifier in batches, and what an audit keeps of each image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nnunet_ima.attacks.problem import Attacked, Problem
+from nnunet_ima.perturbation.norms import Norm
+
+Attack = Callable[[Problem], Attacked]
+
+
+@dataclass
+class Outcome:
+    """What an attack did to some images, one entry each.
+
+    Attributes:
+        predicted: class of the worst noisy image; of the clean one where no noise changed it to a wrong one.
+        correct: 1 where that is right, 0 where it is wrong.
+        noise: norm of the noise that made it wrong; 0 where none did.
+        forward: forward passes.
+        backward: backward passes.
+        trace: what `audit.verdict` reads of the gradients and the loss; the loss is the mean over the images that
+            stood to the end, since the others leave on the way.
+    """
+
+    predicted: list[int] = field(default_factory=list)
+    correct: list[int] = field(default_factory=list)
+    noise: list[float] = field(default_factory=list)
+    forward: list[int] = field(default_factory=list)
+    backward: list[int] = field(default_factory=list)
+    trace: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A classifier with images, as attacks need it.
+
+    Noisy images are not clipped to [0, 1]: that allows more noise than clipping would, so that no accuracy is too good.
+
+    Attributes:
+        model: images (N, C, H, W) to logits (N, K), in evaluation mode; see `frozen`.
+        x: images (N, C, H, W).
+        y: classes (N,).
+        norm: of the noise.
+        batch_size: most images in one pass.
+        device: where the model is; batches are moved there.
+    """
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    norm: Norm
+    batch_size: int
+    device: torch.device
+
+    def problem(self, images: Tensor, eps: Tensor) -> Problem:
+        """Noise of at most these norms (n,) on images of these numbers (n,)."""
+        x, y = self.x[images].to(self.device), self.y[images].to(self.device)
+        return Problem(self.model, x, y, eps.to(x), self.norm, right)
+
+    def predict(self, images: Tensor, noise: Callable[[Problem], Tensor] | None = None, radius: float = 0.0) -> Tensor:
+        """Logits (n, K) of images of these numbers (n,), under noise of at most a norm if any.
+
+        Raises:
+            ValueError: logits are not finite.
+        """
+        rows = []
+        for batch in images.split(self.batch_size):
+            problem = self.problem(batch, torch.full((len(batch),), radius))
+            with torch.no_grad():
+                x = problem.x if noise is None else problem.noisy(noise(problem))
+                rows.append(self.model(x).float().cpu())
+        logits = torch.cat(rows)
+        if not bool(logits.isfinite().all()):
+            msg = "the classifier's outputs are not finite; it cannot be audited"
+            raise ValueError(msg)
+        return logits
+
+    def attack(
+        self, images: Sequence[int], radius: float, attack: Attack, tell: Callable[[float], None] | None = None
+    ) -> Outcome:
+        """Attack images of these numbers with noise of at most a norm; `tell` hears the share that is done."""
+        outcome, courses = Outcome(), []
+        steps = zero = broken = 0
+        numbers = torch.tensor(list(images), dtype=torch.long)
+        for batch in numbers.split(self.batch_size) if len(numbers) else ():
+            attacked = attack(problem := self.problem(batch, torch.full((len(batch),), radius)))
+            stood = attacked.quality > 0
+            with torch.no_grad():
+                others = self.model(attacked.x).scatter(1, problem.y[:, None], -torch.inf).argmax(1)
+            predicted = torch.where(stood, problem.y, others)  # as seen in the attack, whatever another batch rounds to
+            distance = self.norm.size(attacked.x.cpu().double() - self.x[batch].double())
+            outcome.predicted += predicted.tolist()
+            outcome.correct += stood.long().tolist()
+            outcome.noise += distance.tolist()
+            outcome.forward += attacked.forward.tolist()
+            outcome.backward += attacked.backward.tolist()
+            steps += int(attacked.backward.sum())
+            zero, broken = zero + int(attacked.trace.zero.sum()), broken + int(attacked.trace.not_finite.sum())
+            courses.append(attacked.trace.loss[:, stood].cpu())
+            if tell is not None:
+                tell(len(outcome.correct) / len(numbers))
+        outcome.trace = {"steps": steps, "zero": zero, "not_finite": broken, "keeps_form": True}
+        outcome.trace["loss"] = _mean_course(courses)
+        return outcome
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[torch.device]:
+    """Put a model into evaluation mode without gradients of parameters, and back as it was.
+
+    Yields:
+        The device of its parameters; the CPU if it has none.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    try:
+        yield next((parameter.device for parameter, _ in wanted), torch.device("cpu"))
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, grad in wanted:
+            parameter.requires_grad_(grad)
+
+
+def right(logits: Tensor, y: Tensor) -> Tensor:
+    """Quality (B,) for attacks: 1 where the class is right, 0 where it is wrong, so that a broken image leaves."""
+    return (logits.argmax(1) == y).float()
+
+
+def true_probability(logits: Tensor, y: Tensor) -> Tensor:
+    """Quality (B,) for pictures: the probability of the true class, which noise goes on to lower."""
+    return logits.float().softmax(1).gather(1, y[:, None])[:, 0]
+
+
+def overtaking(logits: Tensor, y: Tensor, progress: float) -> Tensor:
+    """Loss (B,) for black boxes: by how much another class leads. Unlike cross-entropy it never saturates."""
+    true = logits.gather(1, y[:, None])[:, 0]
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+
+def _mean_course(courses: Sequence[Tensor]) -> list[float]:
+    """Mean loss at each step over the images of all batches that stood to the end; [] without any."""
+    stood = [course for course in courses if course.shape[1] and len(course)]
+    if not stood:
+        return []
+    means = torch.cat(stood, 1).double().mean(1).tolist()
+    return [float(f"{value:.6g}") for value in means if math.isfinite(value)]
