@@ -1,0 +1,173 @@
+"""All methods side by side: the audit of their classifiers on the test images, its report and its figures."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from nnunet_ima.audit.provenance import environment
+from nnunet_ima.audit.store import Store, sha256
+from nnunet_ima.classification.audit import ClassifierAudit, audit_classifier
+from nnunet_ima.classification.audit_settings import AuditSettings
+from nnunet_ima.classification.data import ImageSet
+from nnunet_ima.classification.examples import noisy_examples
+from nnunet_ima.classification.networks import Classifier, load_classifier
+from nnunet_ima.classification.settings import Settings, load_plan
+from nnunet_ima.classification.splits import Splits
+from nnunet_ima.classification.summary import image_rows, summarise_classifiers, write_classifier_summary
+from nnunet_ima.files import write_atomically
+from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
+from nnunet_ima.report.classifier_table import classifier_report
+
+REPORT = "report.md"
+
+
+def audit_settings(training: Settings, eps: tuple[float, ...] | None = None) -> AuditSettings:
+    """What an audit of classifiers trained like this measures: the preset's, at the given noise levels if any.
+
+    Raises:
+        ValueError: a noise level is impossible.
+    """
+    plan = load_plan()["presets"][training.preset]["audit"]
+    known = {entry.name for entry in fields(AuditSettings)} - {"eps"}
+    levels = plan["eps"][training.norm] if eps is None else sorted({level for level in eps if level != 0})
+    return AuditSettings(
+        norm=training.norm,
+        eps=tuple(float(level) for level in levels),
+        reference_elements=training.reference_elements,
+        seed=training.seed,
+        **{key: value for key, value in plan.items() if key in known},
+    )
+
+
+def usual_images(preset: str) -> int | None:
+    """The number of test images of a preset's audits; None: all."""
+    number: int | None = load_plan()["presets"][preset]["audit"]["images"]
+    return number
+
+
+def choose_images(splits: Splits, data: ImageSet, limit: int | None, seed: int) -> list[int]:
+    """Places of the test images to use: all, or so many of them, drawn at random."""
+    places = splits.indices(data)["test"]
+    if limit is not None and limit < len(places):
+        drawn = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:limit]
+        places = places[drawn.sort().values]
+    return [int(place) for place in places]
+
+
+def compare(
+    files: Mapping[str, Path],
+    data: ImageSet,
+    images: list[int],
+    settings: AuditSettings,
+    positive: str,
+    folder: Path,
+    device: str | torch.device = "cpu",
+) -> str:
+    """Audit classifiers on the same images, write the results, and return the report.
+
+    The folder gets report.md, summary.json, summary.csv, cases.csv, accuracy.png, example.png (it shows a patient's
+    image), and what the store keeps: manifest.json and a JSON for each measurement.
+
+    Args:
+        files: classifiers by the name of their method.
+        data: the data set.
+        images: places in it of the images to use.
+        settings: what to measure.
+        positive: class whose sensitivity is reported.
+        folder: of the audit; the same call goes on with an audit that was stopped.
+        device: where to compute.
+
+    Raises:
+        ValueError: the folder holds another audit, or classifiers know other classes than the data.
+    """
+    classifiers = {name: _open(file, data, device) for name, file in files.items()}
+    x, y, ids = data.images[images], data.labels[images], [data.ids[place] for place in images]
+    question = {
+        "settings": asdict(settings),
+        "images": {data.ids[place]: [data.digests[place], int(data.labels[place])] for place in images},
+        "size": list(data.images.shape[2:]),
+    }
+    store = Store(folder, question, environment(torch.device(device)))
+    _claim_models(store, files)
+    with tqdm(classifiers.items(), unit="model", file=sys.stderr) as bar:
+        audits = []
+        for name, classifier in bar:
+            bar.set_description(name)
+            tell = _teller(bar)
+            audits.append(audit_classifier(name, classifier.network, x, y, ids, settings, store, tell))
+    labels = y.tolist()
+    summary = summarise_classifiers(audits, labels, ids, data.classes, positive, settings)
+    write_classifier_summary(summary, image_rows(audits, labels, ids, data.classes, settings), folder)
+    draw_accuracy_curves(summary, folder / "accuracy.png")
+    place = _telling_image(audits, labels, data.classes.index(positive))
+    panels = {
+        name: [
+            Panel(eps, noisy[0].numpy(), data.classes[predicted], predicted == labels[place])
+            for eps, noisy, predicted in noisy_examples(classifier.network, x[place], labels[place], settings)
+        ]
+        for name, classifier in classifiers.items()
+    }
+    draw_examples(panels, folder / "example.png", f"{ids[place]} ({data.classes[labels[place]]})")
+    text = classifier_report(summary, _facts(data, ids, settings, classifiers))
+    write_atomically(folder / REPORT, text + "\n")
+    return text
+
+
+def _open(file: Path, data: ImageSet, device: str | torch.device) -> Classifier:
+    classifier = load_classifier(file, device)
+    if classifier.classes != data.classes:
+        msg = f"{file} knows the classes {', '.join(classifier.classes)}, the data has {', '.join(data.classes)}"
+        raise ValueError(msg)
+    return classifier
+
+
+def _claim_models(store: Store, files: Mapping[str, Path]) -> None:
+    """Refuse results of another training under the same name; further methods may join an audit later."""
+    for name, file in files.items():
+        digest = sha256([file])
+        known = store.get(name, "model") or store.put({"sha256": digest}, name, "model")
+        if known["sha256"] != digest:
+            msg = f"{store.folder} holds results of another {name} than {file}; remove them, or choose another --output"
+            raise ValueError(msg)
+
+
+def _teller(bar: Any) -> Any:
+    def tell(measurement: str, share: float) -> None:
+        bar.set_postfix_str(f"{measurement} {100 * share:.0f} %")
+
+    return tell
+
+
+def _telling_image(audits: list[ClassifierAudit], labels: list[int], positive: int) -> int:
+    """An image for the figure: of the positive class and right for all models without noise, if there is one."""
+    right = [all(audit.clean["correct"][place] for audit in audits) for place in range(len(labels))]
+    wanted = [place for place, label in enumerate(labels) if label == positive]
+    return next((place for place in wanted if right[place]), next(iter(wanted), 0))
+
+
+def _facts(
+    data: ImageSet, ids: list[str], settings: AuditSettings, classifiers: Mapping[str, Classifier]
+) -> dict[str, str]:
+    shown = next(iter(classifiers.values()))
+    height, width = data.images.shape[2:]
+    facts = {
+        "images": f"{len(ids)} test images of {len(data)}, {height}×{width} pixels in [0, 1]",
+        "attacks": f"{', then '.join(settings.attacks)} on what is left; noise is not clipped to [0, 1]",
+        "white noise": f"uniform, {settings.noise_draws} draws",
+        "models": f"preset {shown.settings['preset']}, seed {shown.settings['seed']}: "
+        + "; ".join(f"{name} {_described(classifier)}" for name, classifier in classifiers.items()),
+    }
+    return facts | ({"about the data": "; ".join(data.notes)} if data.notes else {})
+
+
+def _described(classifier: Classifier) -> str:
+    settings = classifier.settings
+    eps = settings["options"].get("eps")
+    return f"({classifier.epoch} epochs" + ("" if eps is None else f", ε {eps:g}") + ")"

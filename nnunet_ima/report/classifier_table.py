@@ -1,0 +1,175 @@
+"""The printed result of an audit of classifiers, as Markdown that a terminal shows well too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunet_ima.classification.summary import ALLOWANCE
+from nnunet_ima.report.markdown import (
+    NOTHING,
+    VERDICT,
+    Column,
+    Row,
+    conclusion,
+    interval_text,
+    number,
+    table,
+    without_value,
+)
+
+RATES = (
+    "Shares have 95 % Wilson intervals. Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
+    "for clean images and white noise only: an attack stops as soon as the class is wrong, which says nothing about "
+    "ranks."
+)
+MINIMAL = (
+    "Quantiles over all images; those that are wrong without noise count as 0, those that stood all noise as more than "
+    "the largest ε."
+)
+PROBED = (
+    "Attacked again, accuracy on images that are right without noise, drawn at random; SPSA's is on fewer of them. "
+    "Found by black boxes alone is the share of the images that they broke and the gradients did not."
+)
+
+
+def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
+    """Return the report of an audit of classifiers.
+
+    Args:
+        summary: see `classification.summary.summarise_classifiers`.
+        facts: what was attacked and how, one line each.
+    """
+    models, rows, levels = summary["models"], summary["rows"], _levels(summary)
+    parts = ["# Classifiers under noise", *_choice(summary), conclusion(summary)]
+    parts += [
+        "## Accuracy under the worst attack" + (f", by {_unit(summary)}" if levels else ""),
+        table(models, _overview(summary)),
+        "## In detail",
+        RATES.format(positive=summary["positive"]),
+        table(rows, without_value(_details(summary), rows)),
+    ]
+    if searched := [{"model": model["model"], **model["minimal"]} for model in models if model["minimal"]]:
+        parts += [f"## The smallest noise that makes a prediction wrong, in {_unit(summary)}", MINIMAL]
+        parts.append(table(searched, without_value(_MINIMAL, searched)))
+    if summary["verdicts"]:
+        checks = [{**model, "verdicts": _of(model, summary["verdicts"])} for model in models]
+        parts += ["## Is the evidence sound?", table(checks, without_value(_VERDICTS, checks))]
+        if probes := [{"model": model["model"], **model["probe"]} for model in models if model["probe"]]:
+            parts += [PROBED, table(probes, without_value(_PROBES, probes))]
+        parts.append(table(summary["verdicts"], without_value(VERDICT, summary["verdicts"])))
+    parts += ["## What was attacked", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
+    return "\n\n".join(parts)
+
+
+def _choice(summary: dict[str, Any]) -> list[str]:
+    """The sentence that says which defence to take."""
+    if summary["best"] is None:
+        return []
+    (best,) = (model for model in summary["models"] if model["model"] == summary["best"])
+    clean = best["clean"]["accuracy"]["value"]
+    sentence = f"Which defence to take: **{best['model']}**"
+    if len(summary["models"]) == 1:
+        sentence = f"**{best['model']}**"
+    sentence += (
+        f", with a mean accuracy of {best['mean_accuracy']:.3f} over the noise levels ε = "
+        f"{', '.join(f'{eps:g}' for eps in _levels(summary))} and {clean:.3f} without noise"
+    )
+    if len(summary["models"]) > 1:
+        sentence += (
+            "; it is the highest among the models whose accuracy without noise is at most "
+            f"{100 * ALLOWANCE:g} points below the best"
+        )
+    if not best["conclusive"]:
+        sentence += ". The evidence on it is not conclusive, see below"
+    return [sentence + "."]
+
+
+def _levels(summary: Mapping[str, Any]) -> list[float]:
+    return list(summary["settings"]["eps"])
+
+
+def _unit(summary: Mapping[str, Any]) -> str:
+    settings = summary["settings"]
+    if settings["norm"] == "Linf":
+        return "ε (largest change of a pixel)"
+    return f"ε (L2 norm on {settings['reference_elements']} pixels)"
+
+
+def _of(model: Row, rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row["model"] == model["model"]]
+
+
+def _share(share: Row | None) -> str:
+    return "" if share is None else f"{share['value']:.3f}{interval_text((share['low'], share['high']))}"
+
+
+def _overview(summary: dict[str, Any]) -> list[Column]:
+    """A column for each noise level, as in the paper's table 10."""
+    found = {(row["model"], row["eps"]): row["accuracy"]["value"] for row in summary["rows"]}
+    columns: list[Column] = [("model", lambda row: row["model"])]
+    for eps in (0.0, *_levels(summary)):
+        columns.append((f"{eps:g}", lambda row, eps=eps: f"{found[row['model'], eps]:.3f}"))  # type: ignore[misc]
+    if _levels(summary):
+        columns.append(("mean of ε > 0", lambda row: number(row["mean_accuracy"], ".3f")))
+    return columns
+
+
+def _details(summary: dict[str, Any]) -> list[Column]:
+    clean = {model["model"]: model["auc"] for model in summary["models"]}
+    columns: list[Column] = [
+        ("model", lambda row: row["model"]),
+        ("ε", lambda row: f"{row['eps']:g}"),
+        ("RMS", lambda row: f"{row['rms']:.3g}"),
+        ("accuracy [95 %]", lambda row: _share(row["accuracy"])),
+        ("sensitivity", lambda row: _share(row["sensitivity"])),
+        ("specificity", lambda row: _share(row["specificity"])),
+    ]
+    for count, attack in enumerate(summary["rows"][0]["attacks"]):
+        title = attack if count == 0 else f"and {attack}"
+        columns.append((title, lambda row, attack=attack: _attacked(row, attack)))  # type: ignore[misc]
+    columns += [
+        ("white noise", lambda row: "" if row["noise"] is None else f"{row['noise']['value']:.3f}"),
+        ("AUC, clean or white noise", lambda row: _share(row["auc_noise"] if row["eps"] else clean[row["model"]])),
+    ]
+    return columns
+
+
+def _attacked(row: Row, attack: str) -> str:
+    return f"{row['attacks'][attack]['value']:.3f}" if row["eps"] else NOTHING
+
+
+def _beyond(share: str, row: Row) -> str:
+    value = row["quantiles"][share]
+    return f"> {row['largest_tried']:g}" if value is None else f"{value:.3g}"
+
+
+_MINIMAL: list[Column] = [
+    ("model", lambda row: row["model"]),
+    ("weakest 5 %", lambda row: _beyond("0.05", row)),
+    ("weakest 25 %", lambda row: _beyond("0.25", row)),
+    ("median", lambda row: _beyond("0.5", row)),
+    ("median, RMS", lambda row: number(row["median_rms"], ".3g")),
+    ("strongest 25 %", lambda row: _beyond("0.75", row)),
+    ("strongest 5 %", lambda row: _beyond("0.95", row)),
+    ("wrong without noise", lambda row: f"{row['wrong_without_noise']} of {row['images']}"),
+    ("stood all noise", lambda row: str(row["stood_all"])),
+]
+_PROBES: list[Column] = [
+    ("model", lambda row: row["model"]),
+    ("ε", lambda row: f"{row['eps']:g}"),
+    ("images", lambda row: str(row["cases"])),
+    ("PGD and APGD", lambda row: f"{row['accuracy']:.3f}"),
+    ("twice the steps", lambda row: f"{row['accuracy_twice_the_steps']:.3f}"),
+    ("Square", lambda row: f"{row['accuracy_square']:.3f}"),
+    ("SPSA", lambda row: number(row["accuracy_spsa"], ".3f")),
+    ("found by black boxes alone", lambda row: f"{row['accuracy'] - row['accuracy_black_box']:.3f}"),
+]
+_VERDICTS: list[Column] = [
+    ("model", lambda row: row["model"]),
+    ("evidence", lambda row: "no check failed" if row["conclusive"] else "**not conclusive**"),
+    (
+        "failed",
+        lambda row: "; ".join(check["check"] for check in row["verdicts"] if check["result"] == "failed"),
+    ),
+]
