@@ -113,10 +113,12 @@ def fit(
     Raises:
         ValueError: the folder holds another training, a setting is impossible, or the loss is not finite.
     """
-    claim(folder, settings, data, start)
     if (folder / MODEL).is_file():
+        claim(folder, settings, data, start)
         return folder / MODEL
     training = _Training(data, settings, folder, torch.device(device))
+    training.try_out()
+    claim(folder, settings, data, start)
     if not training.resume() and start is not None:
         training.begin_with(start)
     epochs = range(training.epoch, settings.epochs)
@@ -211,6 +213,15 @@ class _Training:
         self.scaler = torch.GradScaler(enabled=self.device.type == "cuda")
         chosen = torch.randperm(len(data.y_validation), generator=torch.Generator().manual_seed(settings.seed))
         self.watched = chosen[: settings.robust_images]
+
+    def try_out(self) -> None:
+        """Raise ValueError if the network cannot work on images of this size, before the folder is claimed."""
+        try:
+            with torch.no_grad(), evaluating(self.model) as model:
+                model(self.data.x[:1].to(self.device))
+        except ValueError as error:
+            msg = f"size={self.settings.size} does not suit the network: {error}"
+            raise ValueError(msg) from error
 
     def begin_with(self, file: Path) -> None:
         """Take over the weights of a classifier."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,12 @@ def test_a_training_can_begin_with_another_ones_weights(trained: Path, tmp_path:
     assert all(torch.allclose(first[name], second[name], atol=1e-9) for name in first)
     with pytest.raises(ValueError, match="other start"):
         fit(training_data(), chosen, tmp_path / "ce", start=trained / "snapshot_003.pt")
+
+
+def test_images_that_the_network_cannot_take_leave_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="size=16 does not suit the network"):
+        fit(replace(training_data(), x=torch.rand(48, 1, 16, 16)), settings("ce", size=16), tmp_path / "ce")
+    assert not (tmp_path / "ce").exists()
 
 
 def test_balanced_training_weighs_classes(tmp_path: Path) -> None:
