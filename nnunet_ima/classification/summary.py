@@ -49,7 +49,7 @@ def summarise_classifiers(
         conclusive: whether there is evidence and no check failed.
         models: of each model; see `_model`.
         rows: of each model and ε, 0 included; see `_row`.
-        best: what `choose` returns.
+        best, allowance: what `choose` returns, and the clean accuracy that it lets a defence cost.
         verdicts: rows of `audit.verdict.as_rows`, of all models.
         failed: [], for there is nothing that a single image could fail at.
         settings, classes, positive, images: what was measured.
@@ -69,6 +69,7 @@ def summarise_classifiers(
         "models": models,
         "rows": [row for audit in audits for row in _rows(audit, labels, number, settings)],
         "best": choose(models),
+        "allowance": ALLOWANCE,
         "verdicts": verdicts,
         "failed": [],
         "settings": json.loads(json.dumps(asdict(settings))),

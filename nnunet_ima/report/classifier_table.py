@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nnunet_ima.classification.summary import ALLOWANCE
 from nnunet_ima.report.markdown import (
     NOTHING,
     VERDICT,
@@ -78,7 +77,7 @@ def _choice(summary: dict[str, Any]) -> list[str]:
     if len(summary["models"]) > 1:
         sentence += (
             "; it is the highest among the models whose accuracy without noise is at most "
-            f"{100 * ALLOWANCE:g} points below the best"
+            f"{100 * summary['allowance']:g} points below the best"
         )
     if not best["conclusive"]:
         sentence += ". The evidence on it is not conclusive, see below"

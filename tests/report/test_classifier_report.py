@@ -65,6 +65,7 @@ def summary() -> dict[str, Any]:
         "models": models,
         "rows": rows,
         "best": "ima",
+        "allowance": 0.08,
         "verdicts": [{"model": model, **check} for model in ACCURACY],
         "failed": [],
         "settings": {"eps": [1.0, 5.0], "norm": "L2", "reference_elements": 50176},
