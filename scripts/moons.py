@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.classification.fit import learning_images
 from nnunet_ima.classification.methods import Run, make_method
+from nnunet_ima.classification.training_data import shuffled_batches
 from nnunet_ima.classification.under_attack import right
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import L2
@@ -80,7 +80,7 @@ def train(x: Tensor, y: Tensor, name: str, options: dict[str, Any], settings: Mo
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(epoch)
         method.begin_epoch(epoch, generator)
-        for batch in learning_images(len(x), 128, generator):
+        for batch in shuffled_batches(len(x), 128, generator):
             loss, _ = method.step(model, x[batch], y[batch], [ids[i] for i in batch.tolist()])
             optimizer.zero_grad()
             loss.backward()

@@ -28,17 +28,22 @@ from nnunet_ima.report.classifier_table import classifier_report
 REPORT = "report.md"
 
 
-def audit_settings(training: Settings, eps: tuple[float, ...] | None = None) -> AuditSettings:
-    """What an audit of classifiers trained like this measures: the preset's, at the given noise levels if any.
+def audit_settings(training: Settings, eps: tuple[float, ...] | None = None, norm: str | None = None) -> AuditSettings:
+    """What an audit of classifiers trained like this measures: what the preset says.
+
+    Args:
+        training: settings of one of the trainings.
+        eps: noise levels instead of the preset's; 0 is measured anyway.
+        norm: of the noise, if it is not that of the training.
 
     Raises:
         ValueError: a noise level is impossible.
     """
-    plan = load_plan()["presets"][training.preset]["audit"]
+    plan, norm = load_plan()["presets"][training.preset]["audit"], norm or training.norm
     known = {entry.name for entry in fields(AuditSettings)} - {"eps"}
-    levels = plan["eps"][training.norm] if eps is None else sorted({level for level in eps if level != 0})
+    levels = plan["eps"][norm] if eps is None else sorted({level for level in eps if level != 0})
     return AuditSettings(
-        norm=training.norm,
+        norm=norm,
         eps=tuple(float(level) for level in levels),
         reference_elements=training.reference_elements,
         seed=training.seed,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import hashlib
 import io
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, median, pstdev
@@ -26,7 +25,7 @@ from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.audit.store import sha256
-from nnunet_ima.classification.data import ImageSet, class_weights
+from nnunet_ima.classification.data import class_weights
 from nnunet_ima.classification.methods import Method
 from nnunet_ima.classification.methods.base import evaluating
 from nnunet_ima.classification.networks import (
@@ -37,54 +36,13 @@ from nnunet_ima.classification.networks import (
     save_classifier,
 )
 from nnunet_ima.classification.settings import Settings
-from nnunet_ima.classification.splits import Splits
+from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.classification.under_attack import right
 from nnunet_ima.files import read_json, write_atomically
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
 
 MODEL, LATEST, LOG = "model.pt", "checkpoint_latest.pt", "log.csv"
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Images and classes of the splits that a training sees.
-
-    Attributes:
-        x: training images (N, 1, H, W) in [0, 1].
-        y: their classes (N,).
-        ids: their names.
-        x_validation: validation images (M, 1, H, W).
-        y_validation: their classes (M,).
-        classes: names of the classes.
-        digest: of pixels, classes and splits; a training goes on with the same data only.
-    """
-
-    x: Tensor
-    y: Tensor
-    ids: tuple[str, ...]
-    x_validation: Tensor
-    y_validation: Tensor
-    classes: tuple[str, ...]
-    digest: str
-
-    @classmethod
-    def of(cls, data: ImageSet, splits: Splits) -> TrainingData:
-        """Take the training and validation images of a data set."""
-        places = splits.indices(data)
-        train, validation = places["train"], places["validation"]
-        described = [
-            [data.ids[i], data.digests[i], int(data.labels[i])] for i in (*train.tolist(), *validation.tolist())
-        ]
-        return cls(
-            data.images[train],
-            data.labels[train],
-            tuple(data.ids[i] for i in train.tolist()),
-            data.images[validation],
-            data.labels[validation],
-            data.classes,
-            hashlib.sha256(json.dumps([len(train), data.classes, described]).encode()).hexdigest(),
-        )
 
 
 def fit(
@@ -118,9 +76,10 @@ def fit(
         return folder / MODEL
     training = _Training(data, settings, folder, torch.device(device))
     training.try_out()
-    claim(folder, settings, data, start)
-    if not training.resume() and start is not None:
+    if start is not None:
         training.begin_with(start)
+    claim(folder, settings, data, start)
+    training.resume()
     epochs = range(training.epoch, settings.epochs)
     bar = tqdm(
         epochs, initial=training.epoch, total=settings.epochs, desc=settings.method, unit="epoch", file=sys.stderr
@@ -145,7 +104,7 @@ def claim(folder: Path, settings: Settings, data: TrainingData, start: Path | No
     }
     if not file.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        if strange := [path.name for path in folder.iterdir()]:
+        if strange := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
             msg = f"{folder} holds other files ({', '.join(sorted(strange)[:3])}); choose another --output"
             raise ValueError(msg)
         write_atomically(file, json.dumps(wanted, indent=1) + "\n")
@@ -157,11 +116,6 @@ def claim(folder: Path, settings: Settings, data: TrainingData, start: Path | No
     if differing:
         msg = f"{folder} holds a training with other {', '.join(differing)}; choose another --output, or remove it"
         raise ValueError(msg)
-
-
-def learning_images(size: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Places (B,) of the images of each batch of an epoch, in random order; the last one may be smaller."""
-    yield from torch.randperm(size, generator=generator).split(batch)
 
 
 def suggested_eps(margins: Sequence[float]) -> float:
@@ -232,10 +186,10 @@ class _Training:
             msg = f"{file} holds another network than {self.settings.method} trains; train it with the same settings"
             raise ValueError(msg) from error
 
-    def resume(self) -> bool:
-        """Take up what an earlier start has left; tells whether it left anything."""
+    def resume(self) -> None:
+        """Take up what an earlier start has left."""
         if not (self.folder / LATEST).is_file():
-            return False
+            return
         stored = load_checked(self.folder / LATEST, "nnunet_ima_training")
         self.network.load_state_dict(stored["weights"])
         self.optimizer.load_state_dict(stored["optimizer"])
@@ -244,7 +198,6 @@ class _Training:
             self.schedule.load_state_dict(stored["schedule"])
         self.method.load_state_dict(stored["method"])
         self.log, self.epoch = stored["log"], stored["epoch"]
-        return True
 
     def run_epoch(self, epoch: int) -> str:
         """Train for an epoch, look at the validation images, write everything down; returns a line about it."""
@@ -254,7 +207,7 @@ class _Training:
         self.method.begin_epoch(epoch, generator)
         self.model.train()
         sums: dict[str, float] = {}
-        for batch in learning_images(len(self.data.ids), self.settings.batch_size, generator):
+        for batch in shuffled_batches(len(self.data.ids), self.settings.batch_size, generator):
             for key, value in self._step(batch).items():
                 sums[key] = sums.get(key, 0.0) + value
         self.method.end_epoch()

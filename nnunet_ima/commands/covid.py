@@ -7,13 +7,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from nnunet_ima.commands._run import run_cli
 from nnunet_ima.commands.plan import parse_settings
-from nnunet_ima.files import write_atomically
+from nnunet_ima.files import read_json, write_atomically
 
 if TYPE_CHECKING:
     from nnunet_ima.classification.data import ImageSet
@@ -117,7 +117,8 @@ class _Training:
 
     def _train(self, plans: dict[str, Settings], data: ImageSet, splits: Splits) -> dict[str, Path]:
         """Train what is not trained yet; returns the files of the classifiers."""
-        from nnunet_ima.classification.fit import TrainingData, fit
+        from nnunet_ima.classification.fit import fit
+        from nnunet_ima.classification.training_data import TrainingData
 
         training = TrainingData.of(data, splits)
         files: dict[str, Path] = {}
@@ -140,11 +141,16 @@ class Fit(_Training):
 
     def run(self) -> None:
         """Train, and say what came out."""
+        from nnunet_ima.classification.fit import suggested_eps
+
         plans = self._resolve([self.method])
         data, splits = self._load(plans[self.method])
         files = self._train(plans, data, splits)
         folder = files[self.method].parent
         print(f"{files[self.method]} is trained: {_last_epoch(folder)}")
+        if (folder / "margins.json").is_file():
+            level = suggested_eps(list(read_json(folder / "margins.json").values()))
+            print(f"The margins suggest a noise level for plain adversarial training: --method adv{level:.1f}")
         print(f"Next: {PROGRAM} predict --model {files[self.method]} IMAGES")
 
 
@@ -161,6 +167,10 @@ class Compare(_Training):
 
     eps: tuple[float, ...] | None = None
     """Noise levels; those of the preset by default. 0 is always measured."""
+
+    norm: Literal["L2", "Linf"] | None = None
+    """Norm of the audit's noise, if it is not that of the training; the results get a folder of their own,
+    OUTPUT/audit_NORM."""
 
     limit: int | None = None
     """Use this many test images, drawn at random; the preset's number by default (cpu: 256, paper: all)."""
@@ -179,13 +189,15 @@ class Compare(_Training):
         from nnunet_ima.classification.compare import audit_settings, choose_images, compare, usual_images
 
         plans = self._resolve(self.methods)
-        settings = audit_settings(plans[self.methods[0]], self.eps)
-        data, splits = self._load(plans[self.methods[0]])
+        trained = plans[self.methods[0]]
+        settings = audit_settings(trained, self.eps, self.norm)
+        folder = self.output / ("audit" if settings.norm == trained.norm else f"audit_{settings.norm}")
+        data, splits = self._load(trained)
         positive = self._positive(data)
         files = self._train(plans, data, splits)
         images = choose_images(splits, data, self.limit or usual_images(self.preset), self.seed)
         audited = {name: files[name] for name in self.methods}
-        print(compare(audited, data, images, settings, positive, self.output / "audit", self._device()))
+        print(compare(audited, data, images, settings, positive, folder, self._device()))
 
     def _positive(self, data: ImageSet) -> str:
         from nnunet_ima.classification.settings import load_plan

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.classification import fit as fit_module
-from nnunet_ima.classification.fit import LATEST, MODEL, TrainingData, fit, suggested_eps
+from nnunet_ima.classification.fit import LATEST, MODEL, fit, suggested_eps
 from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import Settings, resolve_settings
+from nnunet_ima.classification.training_data import TrainingData
 
 SIZE = 32
 

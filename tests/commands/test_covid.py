@@ -119,6 +119,15 @@ def test_a_further_method_joins(images: Path, output: Path) -> None:
     ]
 
 
+def test_the_same_classifiers_in_another_norm(images: Path, output: Path) -> None:
+    before = files_of(output / "audit")
+    compare(images, output, "--norm", "Linf", "--limit", "4", methods=("ce",))
+    summary = json.loads((output / "audit_Linf" / "summary.json").read_text())
+    assert summary["settings"]["norm"] == "Linf"
+    assert [row["eps"] for row in summary["rows"]] == [0, 0.01]
+    assert files_of(output / "audit") == before
+
+
 def test_other_settings_into_the_same_folder_are_refused(
     images: Path, output: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,6 +184,7 @@ def test_fit_says_what_came_out(images: Path, tmp_path: Path, capsys: pytest.Cap
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed
     assert "mean margin" in printed
+    assert "--method adv" in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"splits.json", "ce", "ima1"}
     trained = json.loads((tmp_path / "out" / "ima1" / "training.json").read_text())
     assert trained["start"] is not None
