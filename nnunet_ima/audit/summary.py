@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +14,7 @@ from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ima.audit.case_audit import Settings
 from nnunet_ima.audit.run import Findings
-from nnunet_ima.files import write_atomically
+from nnunet_ima.files import csv_text, write_atomically
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORST = "worst of all"  # per case, over all attacks of the audit
@@ -63,9 +61,9 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
 def write_summary(summary: dict[str, Any], records: Sequence[Record], folder: Path) -> None:
     """Write summary.json, summary.csv (a line for each model, attack and ε) and cases.csv (one for each result)."""
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / "summary.csv", _csv(_flat(row) for row in summary["rows"]))
+    write_atomically(folder / "summary.csv", csv_text(_flat(row) for row in summary["rows"]))
     cases = (_flat({key: record[key] for key in PER_CASE if key in record}) for record in records)
-    write_atomically(folder / "cases.csv", _csv(cases))
+    write_atomically(folder / "cases.csv", csv_text(cases))
 
 
 def _worst(records: Sequence[Record], settings: Settings) -> list[Record]:
@@ -138,7 +136,7 @@ def _margins(found: Sequence[Record]) -> dict[str, Any]:
         "largest_tried": largest,
         "failed_without_noise": sum(value == 0 for value in eps),
         "stood_all": sum(value is None for value in eps),
-        "quantiles": {f"{q:g}": _censored_quantile(eps, q) for q in QUANTILES},  # None: above the largest ε tried
+        "quantiles": {f"{q:g}": censored_quantile(eps, q) for q in QUANTILES},  # None: above the largest ε tried
         "median_units": {unit: _at_median(found, unit) for unit in ("paper", "rms", "raw")},
         "values": {entry["case"]: entry["eps"] for entry in found},
     }
@@ -148,10 +146,10 @@ def _at_median(found: Sequence[Record], unit: str) -> float | None:
     """The lower median margin in a unit; None if it is above the largest ε tried or the unit has no meaning."""
     values = [entry["units"] and entry["units"][unit] for entry in found]
     meaningless = any(entry["units"] and entry["units"][unit] is None for entry in found)
-    return None if meaningless else _censored_quantile(values, 0.5)
+    return None if meaningless else censored_quantile(values, 0.5)
 
 
-def _censored_quantile(values: Sequence[float | None], share: float) -> float | None:
+def censored_quantile(values: Sequence[float | None], share: float) -> float | None:
     """A quantile that is always one of the values; None stands for more than was tried."""
     found = np.quantile([np.inf if value is None else value for value in values], share, method="inverted_cdf")
     return None if np.isinf(found) else float(found)
@@ -238,13 +236,3 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def _csv(rows: Iterable[dict[str, Any]]) -> str:
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
 import sys
@@ -38,7 +36,7 @@ from nnunet_ima.classification.networks import (
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.classification.under_attack import right
-from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.files import csv_text, read_json, write_atomically
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
 
@@ -280,12 +278,7 @@ class _Training:
 
     def _store(self) -> None:
         """Write log, curves, the checkpoint to go on from and, every few epochs, a snapshot."""
-        text = io.StringIO()
-        columns = list(dict.fromkeys(key for row in self.log for key in row))
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.log)
-        write_atomically(self.folder / LOG, text.getvalue())
+        write_atomically(self.folder / LOG, csv_text(self.log))
         plot_curves(self.log, self.settings.method, self.settings.robust_eps, self.folder / "progress.png")
         margins = self.method.margins()
         if margins is not None:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 
+from nnunet_ima.audit.summary import censored_quantile
 from nnunet_ima.audit.verdict import FAILED, PASSED
 from nnunet_ima.classification.audit import ClassifierAudit
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.scores import auc, rates, wilson
-from nnunet_ima.files import write_atomically
+from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.perturbation.budget import Budget
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -139,8 +137,8 @@ def write_classifier_summary(summary: dict[str, Any], images: Sequence[Row], fol
         folder: exists.
     """
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
-    write_atomically(folder / "summary.csv", _csv(_flat(row) for row in summary["rows"]))
-    write_atomically(folder / "cases.csv", _csv(images))
+    write_atomically(folder / "summary.csv", csv_text(_flat(row) for row in summary["rows"]))
+    write_atomically(folder / "cases.csv", csv_text(images))
 
 
 def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings: AuditSettings) -> Row:
@@ -171,7 +169,7 @@ def _minimal(audit: ClassifierAudit, settings: AuditSettings) -> Row | None:
     if audit.minimal is None:
         return None
     eps = audit.minimal["eps"]
-    quantiles = {f"{share:g}": _quantile(eps, share) for share in QUANTILES}
+    quantiles = {f"{share:g}": censored_quantile(eps, share) for share in QUANTILES}
     return {
         "images": len(eps),
         "wrong_without_noise": sum(value == 0 for value in eps),
@@ -233,12 +231,6 @@ def _rms(eps: float | None, settings: AuditSettings) -> float | None:
     return None if eps is None else budget.rms(eps)
 
 
-def _quantile(values: Sequence[float | None], share: float) -> float | None:
-    """A quantile that is always one of the values; None stands for more than was tried."""
-    found = np.quantile([np.inf if value is None else value for value in values], share, method="inverted_cdf")
-    return None if np.isinf(found) else float(found)
-
-
 def _flat(row: Row, before: str = "") -> Row:
     """A row of a CSV: dictionaries become columns of their own, what is missing none."""
     flat: Row = {}
@@ -248,13 +240,3 @@ def _flat(row: Row, before: str = "") -> Row:
         elif value is not None:
             flat[before + key] = value
     return flat
-
-
-def _csv(rows: Iterable[Row]) -> str:
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

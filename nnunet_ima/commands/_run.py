@@ -48,6 +48,23 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
         raise SystemExit(130) from error
 
 
+def usable_device(name: str) -> str:
+    """Return the name of a device that can be used; "" chooses the first GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
+    import torch  # takes seconds, which wrong arguments need not wait for
+
+    device = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
+        raise ValueError(msg) from error
+    return device
+
+
 def _sentence(error: Exception) -> str:
     """Return the message of an error; the system's own errors name their file and the reason."""
     if isinstance(error, OSError) and error.strerror:

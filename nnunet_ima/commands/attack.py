@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nnunet_ima.commands._run import run_cli
+from nnunet_ima.commands._run import run_cli, usable_device
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.tasks import load_task, task_names
 
@@ -201,16 +201,9 @@ class Attack:
 
     def _open_models(self) -> dict[str, TrainedModel]:
         """Open each model, under a short name of its own."""
-        import torch
-
         from nnunet_ima.audit.model import open_model
 
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
-            raise ValueError(msg) from error
+        device = usable_device(self.device)
         folders = self.model or (self._task_folder(),)
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):

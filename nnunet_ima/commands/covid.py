@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from nnunet_ima.commands._run import run_cli
+from nnunet_ima.commands._run import run_cli, usable_device
 from nnunet_ima.commands.plan import parse_settings
-from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.files import csv_text, read_json, write_atomically
 
 if TYPE_CHECKING:
     from nnunet_ima.classification.data import ImageSet
@@ -104,18 +103,7 @@ class _Training:
             print(f"Left out: {shorten(data.skipped)}.")
         return data, splits
 
-    def _device(self) -> str:
-        import torch
-
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            torch.empty(1, device=device)
-        except (RuntimeError, AssertionError) as error:
-            msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
-            raise ValueError(msg) from error
-        return device
-
-    def _train(self, plans: dict[str, Settings], data: ImageSet, splits: Splits) -> dict[str, Path]:
+    def _train(self, plans: dict[str, Settings], data: ImageSet, splits: Splits, device: str) -> dict[str, Path]:
         """Train what is not trained yet; returns the files of the classifiers."""
         from nnunet_ima.classification.fit import fit
         from nnunet_ima.classification.training_data import TrainingData
@@ -124,7 +112,7 @@ class _Training:
         files: dict[str, Path] = {}
         for method, settings in plans.items():
             start = None if settings.start_from is None else files[settings.start_from]
-            files[method] = fit(training, settings, self.output / method, self._device(), start)
+            files[method] = fit(training, settings, self.output / method, device, start)
         return files
 
 
@@ -143,9 +131,9 @@ class Fit(_Training):
         """Train, and say what came out."""
         from nnunet_ima.classification.fit import suggested_eps
 
-        plans = self._resolve([self.method])
+        plans, device = self._resolve([self.method]), usable_device(self.device)
         data, splits = self._load(plans[self.method])
-        files = self._train(plans, data, splits)
+        files = self._train(plans, data, splits, device)
         folder = files[self.method].parent
         print(f"{files[self.method]} is trained: {_last_epoch(folder)}")
         if (folder / "margins.json").is_file():
@@ -188,16 +176,16 @@ class Compare(_Training):
             raise ValueError(msg)
         from nnunet_ima.classification.compare import audit_settings, choose_images, compare, usual_images
 
-        plans = self._resolve(self.methods)
+        plans, device = self._resolve(self.methods), usable_device(self.device)
         trained = plans[self.methods[0]]
         settings = audit_settings(trained, self.eps, self.norm)
         folder = self.output / ("audit" if settings.norm == trained.norm else f"audit_{settings.norm}")
         data, splits = self._load(trained)
         positive = self._positive(data)
-        files = self._train(plans, data, splits)
+        files = self._train(plans, data, splits, device)
         images = choose_images(splits, data, self.limit or usual_images(self.preset), self.seed)
         audited = {name: files[name] for name in self.methods}
-        print(compare(audited, data, images, settings, positive, folder, self._device()))
+        print(compare(audited, data, images, settings, positive, folder, device))
 
     def _positive(self, data: ImageSet) -> str:
         from nnunet_ima.classification.settings import load_plan
@@ -227,24 +215,20 @@ class Predict:
     output: Path | None = None
     """CSV file to write instead of printing."""
 
-    device: str = "cpu"
-    """Where to run: cpu, cuda, cuda:1."""
+    device: str = ""
+    """Where to run: cpu, cuda, cuda:1; by default the first GPU, else the CPU."""
 
     def run(self) -> None:
         """Classify all images, or none if one cannot be read."""
         from nnunet_ima.classification.networks import load_classifier
         from nnunet_ima.classification.predict import image_files, predict
 
-        files = image_files(self.images)
-        rows = predict(load_classifier(self.model, self.device), files, self.device)
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        files, device = image_files(self.images), usable_device(self.device)
+        rows = predict(load_classifier(self.model, device), files, device)
         if self.output is None:
-            print(text.getvalue(), end="")
+            print(csv_text(rows), end="")
         else:
-            write_atomically(self.output, text.getvalue())
+            write_atomically(self.output, csv_text(rows))
 
 
 def _last_epoch(folder: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import climb
+from nnunet_ima.classification.methods.ascent import Climbed, climb
 from nnunet_ima.classification.methods.base import Method, Step, evaluating
 from nnunet_ima.perturbation.norms import per_sample
 
@@ -28,11 +28,24 @@ class Adversarial(Method):
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
         """See `Method.step`."""
+        found = self.attack(model, x, y)
+        loss = self.cross_entropy(model(found.x), y).mean()
+        return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})
+
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor, patience: int | None = None) -> Climbed:
+        """PGD on all images; see `ascent.climb`."""
         norm, eps = self.run.norm, self.radius(x, self.eps)
         start = norm.random(x, self.generator) * per_sample(eps, x)
         with evaluating(model):
-            found = climb(
-                model, x, y, self.cross_entropy, norm=norm, eps=eps, steps=self.steps, factor=self.alpha, start=start
+            return climb(
+                model,
+                x,
+                y,
+                self.cross_entropy,
+                norm=norm,
+                eps=eps,
+                steps=self.steps,
+                factor=self.alpha,
+                start=start,
+                patience=patience,
             )
-        loss = self.cross_entropy(model(found.x), y).mean()
-        return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
-from nnunet_ima.perturbation.norms import per_sample
+from nnunet_ima.classification.methods.adv import Adversarial
+from nnunet_ima.classification.methods.base import Step
 
 
 @dataclass(kw_only=True)
-class Friendly(Method):
+class Friendly(Adversarial):
     """Mean cross-entropy under PGD that stops τ steps after it has misled the model.
 
     Attributes:
@@ -24,7 +23,6 @@ class Friendly(Method):
         tau: τ from which share of the epochs on; the paper raises it from 0 to 2 while the model learns.
     """
 
-    eps: float
     steps: int = 10
     alpha: float = 2.26
     tau: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 1), (0.9, 2))
@@ -37,20 +35,6 @@ class Friendly(Method):
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
         """See `Method.step`."""
-        norm, eps = self.run.norm, self.radius(x, self.eps)
-        start = norm.random(x, self.generator) * per_sample(eps, x)
-        with evaluating(model):
-            found = climb(
-                model,
-                x,
-                y,
-                self.cross_entropy,
-                norm=norm,
-                eps=eps,
-                steps=self.steps,
-                factor=self.alpha,
-                start=start,
-                patience=self.patience,
-            )
+        found = self.attack(model, x, y, self.patience)
         loss = self.cross_entropy(model(found.x), y).mean()
         return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
-from nnunet_ima.perturbation.norms import per_sample
+from nnunet_ima.classification.methods.adv import Adversarial
+from nnunet_ima.classification.methods.base import Step
 
 
 @dataclass(kw_only=True)
-class GeometryAware(Method):
+class GeometryAware(Adversarial):
     """Cross-entropy under PGD, weighted by how few steps κ it took to mislead the model.
 
     Attributes:
@@ -25,7 +24,6 @@ class GeometryAware(Method):
         begin: share of the epochs after which weights are used; before, all count alike.
     """
 
-    eps: float
     steps: int = 10
     alpha: float = 2.26
     shift: float = -1.0
@@ -39,12 +37,7 @@ class GeometryAware(Method):
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
         """See `Method.step`."""
-        norm, eps = self.run.norm, self.radius(x, self.eps)
-        start = norm.random(x, self.generator) * per_sample(eps, x)
-        with evaluating(model):
-            found = climb(
-                model, x, y, self.cross_entropy, norm=norm, eps=eps, steps=self.steps, factor=self.alpha, start=start
-            )
+        found = self.attack(model, x, y)
         loss = self.cross_entropy(model(found.x), y)
         if self.weighing:
             loss = loss * self.weights(found.right)
