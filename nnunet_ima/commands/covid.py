@@ -161,13 +161,15 @@ class Compare(_Training):
     OUTPUT/audit_NORM."""
 
     limit: int | None = None
-    """Use this many test images, drawn at random; the preset's number by default (cpu: 256, paper: all)."""
+    """Use this many test images, drawn at random; the preset's number by default (cpu: 200, paper: all)."""
 
     positive: str | None = None
     """Class whose sensitivity is reported; COVID, or else the last one, by default."""
 
     def run(self) -> None:
         """Train, audit, print."""
+        if not self.methods:
+            raise ValueError("--methods needs at least one, for example ce ima adv10")
         if len(set(self.methods)) < len(self.methods):
             msg = f"--methods names one twice: {' '.join(self.methods)}"
             raise ValueError(msg)

@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+import torch
 
+from nnunet_ima.audit.model import open_model
 from nnunet_ima.classification import settings as settings_module
+from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import load_plan
 from nnunet_ima.commands import covid
 
@@ -190,6 +193,16 @@ def test_fit_says_what_came_out(images: Path, tmp_path: Path, capsys: pytest.Cap
     assert trained["start"] is not None
 
 
+def test_a_segmentation_models_encoder_can_be_used(images: Path, tmp_path: Path, trained_model: Path) -> None:
+    arguments = ["fit", "--data", str(images), "--output", str(tmp_path / "out"), "--device", "cpu", "--method", "ima1"]
+    covid.main([*arguments, "--encoder", str(trained_model), "--frozen", "--set", "size=64", "epochs=1"])
+    classifier = load_classifier(tmp_path / "out" / "ima1" / "model.pt")
+    encoder = open_model(trained_model).networks[0].encoder.state_dict()
+    learnt = classifier.network.encoder.state_dict()
+    assert learnt.keys() == encoder.keys()
+    assert all(torch.equal(learnt[name], encoder[name]) for name in encoder)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -202,6 +215,7 @@ def test_fit_says_what_came_out(images: Path, tmp_path: Path, capsys: pytest.Cap
         (["fit", "--method", "ce", "--classes", "COVID", "ill"], "holds no folder ill"),
         (["fit", "--method", "ce", "--device", "abacus"], "--device abacus cannot be used"),
         (["fit", "--method", "ce", "--set", "size=8"], "size=8 does not suit the network"),
+        (["compare", "--methods"], "--methods needs at least one"),
         (["compare", "--methods", "ce", "ce"], "names one twice"),
         (["compare", "--methods", "ce", "--limit", "0"], "--limit must be at least 1"),
         (["compare", "--methods", "ce", "--eps", "-1"], "noise levels must ascend and be above 0"),
