@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -20,11 +20,13 @@ class Adversarial(Method):
         eps: the noise level.
         steps: gradient steps from a random start in the ball.
         alpha: step factor; each step has the size alpha · ε / steps.
+        patience: further steps on an image that is wrong; None: all.
     """
 
     eps: float
     steps: int = 20
     alpha: float = 4.0
+    patience: int | None = field(init=False, default=None)
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
         """See `Method.step`."""
@@ -32,7 +34,7 @@ class Adversarial(Method):
         loss = self.cross_entropy(model(found.x), y).mean()
         return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})
 
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor, patience: int | None = None) -> Climbed:
+    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Climbed:
         """PGD on all images; see `ascent.climb`."""
         norm, eps = self.run.norm, self.radius(x, self.eps)
         start = norm.random(x, self.generator) * per_sample(eps, x)
@@ -47,5 +49,5 @@ class Adversarial(Method):
                 steps=self.steps,
                 factor=self.alpha,
                 start=start,
-                patience=patience,
+                patience=self.patience,
             )

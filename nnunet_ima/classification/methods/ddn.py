@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.base import Method, Step, evaluating
@@ -64,7 +63,7 @@ class DecoupledDirectionNorm(Method):
                 for weight in weights:
                     weight.requires_grad_(True)
         found: Tensor = noisy.detach() - x
-        return found.where(found.abs() > 0, torch.zeros_like(found))
+        return found
 
 
 def _foolbox():  # type: ignore[no-untyped-def]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.adv import Adversarial
-from nnunet_ima.classification.methods.base import Step
 
 
 @dataclass(kw_only=True)
@@ -26,15 +23,8 @@ class Friendly(Adversarial):
     steps: int = 10
     alpha: float = 2.26
     tau: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 1), (0.9, 2))
-    patience: int = field(init=False, default=0)
 
     def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
         """See `Method.begin_epoch`."""
         super().begin_epoch(epoch, generator)
         self.patience = [tau for share, tau in self.tau if epoch >= share * self.run.epochs][-1]
-
-    def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
-        """See `Method.step`."""
-        found = self.attack(model, x, y, self.patience)
-        loss = self.cross_entropy(model(found.x), y).mean()
-        return Step(loss, {"forward": found.forward + len(x), "backward": found.backward + len(x)})
