@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ class _Audit(Measurements):
             "accuracy_black_box": share(set(standing) - broken["square"] - broken["spsa"]),
             "black_box": f"with the {black_boxes}",
             "accuracy_square": share(set(images) - broken["square"]),
-            "accuracy_spsa": _mean(by_spsa["right"]) if by_spsa["right"] else None,
+            "accuracy_spsa": fmean(by_spsa["right"]) if by_spsa["right"] else None,
             "accuracy_huge": share(set(images) - _broken(by_huge)),
             "eps_huge": huge,
             "repeat_difference": self.measured("repeat", lambda: self.repeat(images))["difference"],
@@ -225,14 +226,14 @@ class _Audit(Measurements):
         entries = [
             {
                 "eps": eps,
-                "accuracy": _mean(result["correct"]),
+                "accuracy": fmean(result["correct"]),
                 "noise": {"norm": self.settings.norm, size: max(result["noise"])},
                 "units": {"l2": result["radius"]},
                 "trace": result["trace"],
             }
             for (_, eps), result in attacks.items()
         ]
-        whites = [(entry, {"kinds": {"uniform": _mean(noise[entry["eps"]]["correct"])}}) for entry in entries]
+        whites = [(entry, {"kinds": {"uniform": fmean(noise[entry["eps"]]["correct"])}}) for entry in entries]
         return entries, entries, whites
 
 
@@ -249,7 +250,3 @@ def _lead(logits: Tensor, y: Tensor) -> Tensor:
 def _broken(result: Result) -> set[int]:
     """Numbers of the images that an attack on some images broke."""
     return {image for image, stood in zip(result["images"], result["right"], strict=True) if not stood}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
