@@ -105,7 +105,7 @@ class Benchmark:
         trainer.on_train_start()
         trainer.current_epoch = epoch
         table = trainer.margin_table
-        table.margins = {case: margin * self.margin_factor for case, margin in table.margins.items()}
+        table.load_state_dict({name: margin * self.margin_factor for name, margin in table.state_dict().items()})
         for group in trainer.optimizer.param_groups:
             group["lr"] = 0.0
         trainer.network.train()
@@ -216,7 +216,7 @@ def textbook_step(trainer: nnUNetTrainerIMA, batch: dict[str, Any], steps: int =
     trainer.optimizer.zero_grad(set_to_none=True)
     with trainer._attackable_network() as model, torch.no_grad():
         right_at_start = trainer.criterion.score(model(x), y) >= 0
-    eps = trainer.margin_table.radius(batch["keys"]).to(x) * scale
+    eps = trainer.margin_table.radius(trainer.sample_names(batch)).to(x) * scale
     expansion = settings.delta * scale
     delta = torch.zeros_like(x)
     if right_at_start.any():  # the random start that our attack draws for the same samples

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,15 +28,37 @@ class SeededBatches(Dataset):  # type: ignore[type-arg]
         self.seed = seed
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return batch `index` as nnU-Net's dictionary of data, target and keys."""
+        """Return batch `index` as nnU-Net's dictionary of data, target and keys.
+
+        In 2D its entry "slices" holds the number of the slice of each sample, along the first axis of its case.
+        """
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         seed_all((*self.seed, index))
         try:
-            return self.loader.generate_train_batch()
+            with _drawn_slices(self.loader) as slices:
+                batch: dict[str, Any] = self.loader.generate_train_batch()
+            return batch | {"slices": slices} if self.loader.patch_size_was_2d else batch
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
+
+
+@contextmanager
+def _drawn_slices(loader: Any) -> Iterator[list[int]]:
+    """Note where the boxes begin that a loader cuts out, along the first axis: nnU-Net tells nobody."""
+    draw, slices = loader.get_bbox, list[int]()
+
+    def get_bbox(*args: Any, **options: Any) -> Any:
+        lower, upper = draw(*args, **options)
+        slices.append(int(lower[0]))
+        return lower, upper
+
+    loader.get_bbox = get_bbox
+    try:
+        yield slices
+    finally:
+        del loader.get_bbox  # the class's own
 
 
 def seed_all(entropy: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_ima.ima.bpgd import BoundarySamples
+from nnunet_ima.ima.margins import Sample
 
 # one value per epoch in nnU-Net's logger
 SERIES = (
@@ -51,7 +52,7 @@ class EpochTally:
         """Merge the counts of another rank."""
         return EpochTally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
-    def series(self, margins: Mapping[str, float]) -> dict[str, float]:
+    def series(self, margins: Mapping[Sample, float]) -> dict[str, float]:
         """Values of the epoch for the logger, but for the robust Dice, which validation adds."""
         values = np.array(list(margins.values()))
         return {

@@ -22,7 +22,7 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
 from nnunet_ima.ima.criteria import DiceCriterion
-from nnunet_ima.ima.margins import MarginTable
+from nnunet_ima.ima.margins import MarginTable, Sample
 from nnunet_ima.ima.objective import weights
 from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
 from nnunet_ima.perturbation.budget import Budget
@@ -107,20 +107,28 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         loss = clean_weight * clean.detach().mean()
         del clean, logits
 
-        keys = [batch["keys"][i] for i in attacked.tolist()]
-        found = self._attack(data[attacked], target[0][attacked], keys, score[attacked], gradient)
+        names = self.sample_names(batch)
+        samples = [names[i] for i in attacked.tolist()]
+        found = self._attack(data[attacked], target[0][attacked], samples, score[attacked], gradient)
         boundary = self._boundary_loss(data, target, attacked, found)
         self._backward(boundary_weight * boundary)
         self._optimizer_step()
 
         if found is not None:
-            self.margin_table.observe(keys, found.crossed, found.size / self.budget.scale)
+            self.margin_table.observe(samples, found.crossed, found.size / self.budget.scale)
         self.tally.add(len(data), found, perf_counter() - begin)
         self.iteration += 1
         return {"loss": (loss + boundary_weight * boundary.detach()).cpu().numpy()}
 
+    def sample_names(self, batch: dict[str, Any]) -> list[Sample]:
+        """Names (B,) under which the samples of a batch have their margins."""
+        cases = [str(case) for case in batch["keys"]]
+        if self.settings.margin_key == "case" or "slices" not in batch:
+            return list(cases)
+        return list(zip(cases, batch["slices"], strict=True))
+
     def _attack(
-        self, x: Tensor, y: Tensor, keys: list[str], score: Tensor, gradient: Tensor | None
+        self, x: Tensor, y: Tensor, samples: list[Sample], score: Tensor, gradient: Tensor | None
     ) -> BoundarySamples | None:
         """Run BPGD on the samples that the model is right about."""
         if len(x) == 0:
@@ -131,7 +139,7 @@ class nnUNetTrainerIMA(ScheduledTrainer):
                 model,
                 x,
                 y,
-                self.margin_table.radius(keys).to(x) * scale,
+                self.margin_table.radius(samples).to(x) * scale,
                 norm=self.norm,
                 criterion=self.criterion,
                 loss=self._attack_loss,
@@ -353,5 +361,6 @@ class nnUNetTrainerIMA(ScheduledTrainer):
             )
             raise ValueError(msg)
         register_series(self.logger.local_logger.my_fantastic_logging)
-        self.margin_table = MarginTable(stored["margins"], self.settings.delta, self.settings.eps_max)
+        cases = [name for name in stored["margins"] if isinstance(name, str)]
+        self.margin_table = MarginTable(cases, self.settings.delta, self.settings.eps_max)
         self.margin_table.load_state_dict(stored["margins"])

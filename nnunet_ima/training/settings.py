@@ -40,6 +40,7 @@ class Settings:
         bisection_steps: most evaluations of that search (N_bin).
         tau: Dice at which the model counts as right on a patch.
         reduction: how the Dice of the classes present is reduced: "mean", "max" (the reference) or "min".
+        margin_key: what has a margin of its own: "sample" (in 2D a slice of a case, in 3D a case) or "case".
         epochs: number of epochs.
         iterations_per_epoch: optimiser steps per epoch.
         snapshot_interval: epochs between two snapshots; a resumable checkpoint is written as often.
@@ -64,6 +65,7 @@ class Settings:
     bisection_steps: int = 10
     tau: float = 0.6
     reduction: str = "mean"
+    margin_key: str = "sample"
     epochs: int = 200
     iterations_per_epoch: int = 250
     snapshot_interval: int = 5
@@ -80,6 +82,7 @@ class Settings:
             "norm": ("L2", "Linf"),
             "start": ("random", "gradient"),
             "reduction": ("mean", "max", "min"),
+            "margin_key": ("sample", "case"),
         }
         for key, allowed in choices.items():
             if getattr(self, key) not in allowed:

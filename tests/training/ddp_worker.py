@@ -47,7 +47,7 @@ def run(rank: int, rendezvous: str, plans: dict[str, Any], dataset_json: dict[st
         trainer.criterion = WrongInTheSecondStep(trainer)
     trainer.run_training()
     result = {
-        "margins": trainer.margin_table.margins,
+        "margins": {str(name): margin for name, margin in trainer.margin_table.state_dict().items()},
         "weights": float(sum(p.detach().double().abs().sum() for p in trainer.network.parameters())),
         "attacked": trainer.logger.get_value("ima_attacked", step=-1),
         "robust": trainer.logger.get_value("ima_robust_dice", step=-1),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunet_ima.training.batches import SeededBatches
 from nnunet_ima.training.nnUNetTrainerPlain import nnUNetTrainerPlain
 
 
@@ -46,7 +49,7 @@ def test_resume_equals_no_interruption(make_trainer) -> None:
 
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert resumed.margin_table.margins == whole.margin_table.margins
+    assert resumed.margin_table.state_dict() == whole.margin_table.state_dict()
     assert len(set(whole.margin_table.margins.values())) > 1
     for key, values in series(whole).items():
         assert [str(value) for value in values] == [str(value) for value in series(resumed)[key]], key
@@ -80,6 +83,24 @@ def test_batches_do_not_depend_on_the_number_of_workers(make_trainer, monkeypatc
     assert not torch.equal(batches[0][0]["data"], batches[0][1]["data"])
 
 
+def test_every_sample_of_a_2d_batch_comes_with_the_number_of_its_slice(make_trainer) -> None:
+    trainer = make_trainer()
+    trainer.initialize()
+    _, validation = nnUNetTrainer.get_dataloaders(trainer)  # whose patches are cut out and nothing more
+    loader = validation.data_loader
+    load = loader._data.load_case
+
+    def load_numbered(name: str) -> tuple:
+        data, *rest = load(name)
+        return np.broadcast_to(np.arange(data.shape[1])[None, :, None, None], data.shape), *rest
+
+    loader._data.load_case = load_numbered
+    batches = [SeededBatches(loader, (0,))[number] for number in range(4)]
+    for batch in batches:
+        assert [int(image.max()) for image in batch["data"]] == batch["slices"]
+    assert len({number for batch in batches for number in batch["slices"]}) > 3
+
+
 def test_validation_patches_are_the_same_in_every_epoch(make_trainer) -> None:
     trainer = make_trainer(iterations_per_epoch=10)
     trainer.initialize()
@@ -95,7 +116,8 @@ def test_checkpoint_holds_margins_and_settings_as_plain_values(make_trainer) -> 
     trainer.run_training()
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
     stored = torch.load(file, map_location="cpu", weights_only=False)["init_args"]["nnunet_ima"]
-    assert stored["margins"] == trainer.margin_table.margins
+    assert stored["margins"] == trainer.margin_table.state_dict()
+    assert any(isinstance(name, tuple) for name in stored["margins"])  # slices have their own
     assert all(type(value) is float for value in stored["margins"].values())
     assert stored["settings"]["tau"] == 0.05
     torch.save(stored, file.with_name("ours.pth"))

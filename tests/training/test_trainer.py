@@ -130,6 +130,20 @@ def test_one_step_is_algorithm_1(make_trainer) -> None:
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize(("key", "expected"), [("sample", tuple), ("case", str)])
+def test_in_2d_margins_belong_to_slices_or_as_before_to_cases(make_trainer, key: str, expected: type) -> None:
+    trainer = make_trainer(margin_key=key, epochs=1)
+    found = check_run(trainer)
+    assert {type(sample) for _, _, samples, _ in found for sample in samples} == {expected}
+    moved = [name for name, margin in trainer.margin_table.state_dict().items() if margin != 0.2]
+    assert expected in {type(name) for name in moved}
+
+
+def test_in_3d_margins_belong_to_cases(make_trainer) -> None:
+    found = check_run(make_trainer("3d_fullres", epochs=1))
+    assert {type(sample) for _, _, samples, _ in found for sample in samples} == {str}
+
+
 def test_nothing_right_means_plain_training(make_trainer) -> None:
     trainer = make_trainer(tau=1.0, epochs=1)
     check_run(trainer, attacked=False)

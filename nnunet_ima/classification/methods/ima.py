@@ -81,7 +81,7 @@ class IncreasingMargin(Method):
 
     def margins(self) -> dict[str, float]:
         """See `Method.margins`."""
-        return dict(self.table.margins)
+        return dict(self.table.cases)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`."""
