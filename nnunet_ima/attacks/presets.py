@@ -91,6 +91,8 @@ def _noise(
     return white_noise(problem, kind, draws=steps, generator=generator)
 
 
+VERSION = 2  # to be raised when an attack finds other noise than before under the same name
+
 PGD = Component("pgd", _pgd, 100)  # the paper's
 SEGPGD = Component("segpgd", _pgd, 100, "segpgd")
 _from_clean, _large_to_small = partial(_pgd, random_start=False), partial(_apgd, radii=LARGE_TO_SMALL)

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_ima.datasets.tasks import find_task
 from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.perturbation.norms import NORMS
 
 UNITS = ("paper", "l2", "rms", "raw")
 
@@ -35,7 +36,8 @@ class NoiseUnits:
         Args:
             eps: the noise level; in the units "rms" and "raw" it bounds the root mean square for L2, every element for
                 L∞.
-            unit: "paper", "l2" (the norm itself), "rms" (σ per element) or "raw" (intensity units per element).
+            unit: "paper", "l2" (the norm itself, of noise that L2 bounds), "rms" (σ per element) or "raw" (intensity
+                units per element).
 
         Raises:
             ValueError: the unit is unknown or has no meaning here.
@@ -45,6 +47,9 @@ class NoiseUnits:
             raise ValueError(msg)
         per_element = 1.0 if self.norm == "Linf" else math.sqrt(self.elements)
         if unit == "l2":
+            if self.norm != "L2":
+                msg = f"the unit l2 is the L2 norm, but noise is bounded in {self.norm}; use --eps-unit rms"
+                raise ValueError(msg)
             return eps
         if unit == "rms":
             return eps * per_element
@@ -60,13 +65,17 @@ class NoiseUnits:
         return Budget(self.norm, self.elements, self.reference_elements).effective(eps)
 
     def describe(self, radius: float) -> dict[str, float | None]:
-        """Return a noise of this norm in all units; None where a unit has no meaning."""
+        """Return a noise of this norm in all units; None where a unit has no meaning.
+
+        The norm itself is "l2" or "linf"; "rms" and "raw" are per element, at most, of L∞.
+        """
         rms = radius if self.norm == "Linf" else radius / math.sqrt(self.elements)
         raw = None if not self.scale else rms * math.sqrt(sum(s * s for s in self.scale) / len(self.scale))
         paper = None
         if self.reference_elements is not None:
             paper = radius / Budget(self.norm, self.elements, self.reference_elements).scale
-        return {"paper": paper, "l2": radius, "rms": rms, "raw": raw}
+        norms = {name.lower(): radius if self.norm == name else None for name in NORMS}
+        return {"paper": paper, **norms, "rms": rms, "raw": raw}
 
 
 def reference_elements(plans: dict[str, Any]) -> int | None:
@@ -78,9 +87,9 @@ def reference_elements(plans: dict[str, Any]) -> int | None:
     return None if task is None else math.prod(task.reference_shape)
 
 
-def default_levels(plans: dict[str, Any]) -> tuple[str, tuple[float, ...]]:
-    """Return unit and noise levels for a model when nobody has named any."""
+def default_levels(plans: dict[str, Any], norm: str) -> tuple[str, tuple[float, ...] | None]:
+    """Return unit and noise levels for a model when nobody has named any; no levels where none are known in a norm."""
     task = find_task(plans["dataset_name"])
     if task is not None:
-        return "paper", task.audit_eps
+        return "paper", task.audit_eps if norm == task.ima["norm"] else None
     return "rms", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)

@@ -8,7 +8,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.attacks.problem import Attacked, Problem, Trace
+from nnunet_ima.attacks.temperature import temperature, tempered
 from nnunet_ima.audit.budgets import NoiseUnits
 from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.model import TrainedModel
@@ -36,6 +37,7 @@ from nnunet_ima.audit.volume import (
     write_map,
     write_noisy,
 )
+from nnunet_ima.datasets.checks import last_line
 from nnunet_ima.ima.voxelwise import mean_dice_present
 from nnunet_ima.perturbation.norms import NORMS
 
@@ -103,6 +105,18 @@ class CaseAudit:
         other.pipeline = pipeline
         return other
 
+    def scaled(self, factor: float) -> CaseAudit:
+        """Return the same case, attacked with logits this many times as large."""
+        other = copy.copy(self)
+        other.temperature = self.temperature / factor
+        return other
+
+    @cached_property
+    def temperature(self) -> float:
+        """What the logits are divided by for all attacks on this case; costs one pass."""
+        with torch.no_grad():
+            return temperature(self.pipeline(self._input), self.model.labels.regions)
+
     def get(self, *place: str) -> dict[str, Any] | None:
         """Result of this model and case from the store."""
         return self._store.get(self.name, self._case.name, *place)
@@ -119,8 +133,15 @@ class CaseAudit:
         """Raw-space label map of a preprocessed image (C, *spatial), by nnU-Net's own predictor and exporter.
 
         `volume` says how the image was preprocessed, if not as the case's own.
+
+        Raises:
+            ValueError: nnU-Net cannot predict it, as where logits exceed half precision.
         """
-        logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
+        try:
+            logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
+        except RuntimeError as error:
+            msg = f"nnU-Net's prediction of {self._case.name} with {self.model.folder} fails: {last_line(error)}"
+            raise ValueError(msg) from error
         return segment(logits, volume or self.volume, self.model)
 
     def score(self, image: Tensor) -> dict[str, Any]:
@@ -284,15 +305,19 @@ class CaseAudit:
                 watch(title, worst)
             return found
 
-        x = self.volume.image[None].to(self.model.device)
         return Problem(
-            model=self.pipeline,
-            x=x,
+            model=tempered(self.pipeline, self.temperature),
+            x=self._input,
             y=self.volume.target[None].to(self.model.device),
             eps=torch.tensor([radius], dtype=torch.float32, device=self.model.device),
             norm=NORMS[self.settings.norm],
             quality=quality,
         )
+
+    @property
+    def _input(self) -> Tensor:
+        """The clean image (1, C, *spatial) on the model's device."""
+        return self.volume.image[None].to(self.model.device)
 
     def generator(self, place: str) -> torch.Generator:
         """Random numbers that depend on seed, case and place alone: any order of work gives the same."""

@@ -83,13 +83,13 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks = sum(LOOKS if entry.gradients else entry.steps + 1 for entry in attacks.values())
     # scores: of every attack; of every preset, stored and again from the file; of white noise twice
     looks += len(attacks) + 2 * len(settings.attacks) + 2
-    looks, steps = 1 + len(settings.eps) * looks, len(settings.eps) * steps
+    looks, steps = 2 + len(settings.eps) * looks, len(settings.eps) * steps  # clean, and for its temperature
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])
-        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * 3 * first
+        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * (3 + len(probes.SCALES)) * first
     return looks, steps
 
 

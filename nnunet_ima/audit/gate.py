@@ -12,7 +12,7 @@ from nnunet_ima.audit.run import Findings
 
 @dataclass(frozen=True)
 class Requirement:
-    """Mean Dice that is demanded at a noise level, under the worst attack."""
+    """Mean Dice that is demanded at a noise level, under the worst attack on each case: the report's number."""
 
     dice: float
     eps: float
@@ -52,13 +52,15 @@ def unmet(requirements: Sequence[Requirement], findings: Findings) -> list[str]:
 
 
 def _short(requirement: Requirement, findings: Findings) -> list[str]:
-    means: dict[str, dict[str, list[float]]] = {}
+    worst: dict[str, dict[str, float]] = {record["model"]: {} for record in findings.records}
     for record in findings.records:
         if record["eps"] == requirement.eps:
-            means.setdefault(record["model"], {}).setdefault(record["attack"], []).append(record["dice"])
-    worst = {model: min(fmean(dice) for dice in attacks.values()) for model, attacks in means.items()}
-    return [
-        f"{model} has Dice {dice:.3f} at ε = {requirement.eps:g}, below {requirement.dice:g}"
-        for model, dice in worst.items()
-        if dice < requirement.dice
-    ]
+            cases = worst[record["model"]]
+            cases[record["case"]] = min(record["dice"], cases.get(record["case"], math.inf))
+    short = []
+    for model, cases in worst.items():
+        if not cases:
+            short.append(f"{model} has no result at ε = {requirement.eps!r}")
+        elif (dice := fmean(cases.values())) < requirement.dice:
+            short.append(f"{model} has Dice {dice:.3f} at ε = {requirement.eps:g}, below {requirement.dice:g}")
+    return short

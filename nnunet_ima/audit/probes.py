@@ -14,6 +14,7 @@ from nnunet_ima.audit.case_audit import CaseAudit, Watch
 
 HUGE = 20.0  # times the largest ε
 QUERIES = 300
+SCALES = (0.1, 10.0)  # of the logits, times the ordinary one
 
 
 def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
@@ -29,7 +30,7 @@ def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
 
 
 def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, Any]:
-    """Measure one case again: twice the steps, a black box, very large noise, the same prediction twice.
+    """Measure one case again: more steps, a black box, other scales of the logits, huge noise, the same twice.
 
     Where networks run in mixed precision, the attack is repeated in full precision.
 
@@ -57,6 +58,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
         return float(case.score(attacked.x[0])["dice"])
 
     precise = case.through(replace(case.pipeline, mixed_precision=False))
+    scaled = {factor: case.scaled(factor) for factor in SCALES}
 
     with torch.no_grad():
         first, second = (case.pipeline(case.volume.image[None].to(case.model.device)) for _ in range(2))
@@ -66,6 +68,9 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
         "dice_twice_the_steps": dice(component, eps, 2 * steps, f"twice the steps@{eps:g}"),
         "dice_black_box": dice(square, eps, QUERIES, f"black box@{eps:g}"),
         "queries": QUERIES,
+        "dice_other_scales": min(
+            dice(component, eps, steps, f"logits times {factor:g}@{eps:g}", of) for factor, of in scaled.items()
+        ),
         "dice_huge": dice(component, large, steps, f"huge@{large:g}"),
         "eps_huge": large,
         "dice_full_precision": dice(component, eps, steps, f"{worst}@{eps:g}", precise)

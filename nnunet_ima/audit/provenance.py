@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import nnunet_ima
+from nnunet_ima.attacks.presets import VERSION as ATTACKS
 from nnunet_ima.audit.case_audit import Settings
 from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.pipeline import Pipeline
@@ -20,8 +21,9 @@ from nnunet_ima.audit.store import sha256
 
 
 def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings) -> dict[str, Any]:
-    """What decides the numbers: models and cases by the hashes of their files, pipelines, settings."""
+    """What decides the numbers: models and cases by the hashes of their files, pipelines, settings, attacks."""
     return {
+        "attacks": ATTACKS,
         "settings": asdict(settings),
         "models": {
             name: {

@@ -92,8 +92,11 @@ class _ModelAudit:
                 self._measure(case)
                 self.measured.append(case)
             except (ValueError, MemoryError) as error:
-                self.found.failed.append({"model": self.name, "case": case.name, "error": str(error)})
-                tqdm.write(f"{case.name}: {error}", file=sys.stderr)
+                self._fail(case, error)
+
+    def _fail(self, case: Case, error: Exception) -> None:
+        self.found.failed.append({"model": self.name, "case": case.name, "error": str(error)})
+        tqdm.write(f"{case.name}: {error}", file=sys.stderr)
 
     def judge(self, probes: int) -> None:
         """Measure a few cases again, and judge the evidence."""
@@ -101,7 +104,10 @@ class _ModelAudit:
         probed = []
         for case in self.measured[:probes] if records else []:
             level = telling_level(records, self.settings.attacks[0])
-            probed.append(probe(self._open(case), level, self._watch(case)))
+            try:
+                probed.append(probe(self._open(case), level, self._watch(case)))
+            except (ValueError, MemoryError) as error:
+                self._fail(case, error)
         self.found.verdicts += as_rows(self.name, verdict(records, *self._evidence(records), probed))
 
     def _measure(self, case: Case) -> None:

@@ -102,9 +102,7 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
         "model": model,
         "attack": attack,
         "eps": eps,
-        "units": {
-            unit: _mean([record["units"][unit] for record in group], median) for unit in ("paper", "l2", "rms", "raw")
-        },
+        "units": {unit: _mean([record["units"][unit] for record in group], median) for unit in group[0]["units"]},
         "cases": len(group),
         "mean_dice": fmean(dice),
         "interval": _interval(dice),

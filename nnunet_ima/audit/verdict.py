@@ -1,7 +1,8 @@
 """Is the evidence sound? Checks that tell a robust model from a weak attack (after Carlini et al. 2019, 1902.06705).
 
 A robust-looking number proves nothing by itself: vanishing gradients, too few steps or a faulty harness give the same.
-Each check here can fail, and one that does makes the audit "not conclusive".
+Each check here can fail. One that does makes the audit "not conclusive", and so does one that was not run: what was not
+looked at proves nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def verdict(
         _huge_noise(probes, measure),
         _random_noise(randoms, measure),
         _black_box(probes, measure),
+        _scale(probes, measure),
         _ranks(presets, measure),
         _deterministic(probes),
         _inside_the_ball(presets),
@@ -82,8 +84,8 @@ def verdict(
 
 
 def is_conclusive(checks: Iterable[Check]) -> bool:
-    """Whether no check failed."""
-    return all(check.result != FAILED for check in checks)
+    """Whether every check passed."""
+    return all(check.result == PASSED for check in checks)
 
 
 def as_rows(model: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
@@ -136,6 +138,14 @@ def _more_steps(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
     return _judge(name, fmean(gains) <= GAIN if gains else None, figure)
 
 
+def _scale(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    gains = [probe[measure.key] - probe[f"{measure.key}_other_scales"] for probe in probes]
+    name, figure = f"no other scale of the logits finds much lower {measure.word}", "no cases probed"
+    if gains:
+        figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
+    return _judge(name, fmean(gains) <= GAIN if gains else None, figure)
+
+
 def _huge_noise(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
     found = [probe[f"{measure.key}_huge"] for probe in probes]
     figure = f"{measure.word} {fmean(found):.3f} at ε = {probes[0]['eps_huge']:g}" if found else "no cases probed"
@@ -172,8 +182,8 @@ def _deterministic(probes: Sequence[dict[str, Any]]) -> Check:
 
 
 def _inside_the_ball(presets: Sequence[dict[str, Any]]) -> Check:
-    key = {"L2": "l2", "Linf": "linf"}
-    excess = [entry["noise"][key[entry["noise"]["norm"]]] / entry["units"]["l2"] for entry in presets]
+    keys = [entry["noise"]["norm"].lower() for entry in presets]
+    excess = [entry["noise"][key] / entry["units"][key] for key, entry in zip(keys, presets, strict=True)]
     figure = f"largest noise {max(excess):.6f} of its bound" if excess else "no noise"
     return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
 

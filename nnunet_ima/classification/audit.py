@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -18,7 +18,9 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked, Problem
 from nnunet_ima.attacks.spsa import spsa
 from nnunet_ima.attacks.square import square
+from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
+from nnunet_ima.audit.probes import SCALES
 from nnunet_ima.audit.store import Store
 from nnunet_ima.audit.verdict import ACCURACY, as_rows, verdict
 from nnunet_ima.classification.audit_settings import AuditSettings
@@ -129,6 +131,7 @@ class _Audit(Measurements):
         huge = HUGE * settings.eps[-1]
         standing = [image for image in images if attacks[last, eps]["correct"][image]]
         twice = self.checked(f"pgd-{2 * settings.pgd_steps}@{eps:g}", standing, eps, self.twice)
+        rescaled = self.checked(f"{pgd_name} on other scales@{eps:g}", standing, eps, self.on_other_scales)
         square_run = partial(square, score=_lead, queries=settings.square_queries)
         by_square = self.checked(f"square@{eps:g}", images, eps, square_run)
         estimated = partial(spsa, loss=overtaking, samples=settings.spsa_samples, steps=settings.spsa_steps)
@@ -150,6 +153,7 @@ class _Audit(Measurements):
             "cases": len(images),
             "accuracy": share(set(standing)),
             "accuracy_twice_the_steps": share(set(standing) - _broken(twice)),
+            "accuracy_other_scales": share(set(standing) - _broken(rescaled)),
             # what the black boxes find beyond the gradients, image by image: a mean of their own could hide it
             "accuracy_black_box": share(set(standing) - broken["square"] - broken["spsa"]),
             "black_box": f"with the {black_boxes}",
@@ -164,9 +168,15 @@ class _Audit(Measurements):
         """PGD and APGD with twice the steps."""
         by_pgd = pgd(problem, cross_entropy, steps=2 * self.settings.pgd_steps, generator=generator)
         by_apgd = apgd(problem, cross_entropy, steps=2 * self.settings.apgd_steps, generator=generator)
-        x, quality, _ = worst_of([by_pgd, by_apgd])
-        passes = (by_pgd.forward + by_apgd.forward, by_pgd.backward + by_apgd.backward)
-        return Attacked(x, quality, by_pgd.trace, *passes)
+        return _together([by_pgd, by_apgd])
+
+    def on_other_scales(self, problem: Problem, generator: torch.Generator) -> Attacked:
+        """PGD on smaller and larger logits."""
+        run = self.by_name(self.settings.attacks[0])
+        results = [
+            run(replace(problem, model=tempered(problem.model, 1 / factor)), generator=generator) for factor in SCALES
+        ]
+        return _together(results)
 
     def repeat(self, images: list[int]) -> Result:
         """Largest difference of logits between two passes."""
@@ -228,7 +238,7 @@ class _Audit(Measurements):
                 "eps": eps,
                 "accuracy": fmean(result["correct"]),
                 "noise": {"norm": self.settings.norm, size: max(result["noise"])},
-                "units": {"l2": result["radius"]},
+                "units": {size: result["radius"]},
                 "trace": result["trace"],
             }
             for (_, eps), result in attacks.items()
@@ -240,6 +250,13 @@ class _Audit(Measurements):
 def telling_level(right: dict[float, int], clean: int) -> float:
     """Return the noise level at which the images right come nearest to half of those without noise."""
     return min(sorted(right), key=lambda eps: abs(right[eps] - clean / 2))
+
+
+def _together(results: Sequence[Attacked]) -> Attacked:
+    """Worst of several attacks, with the passes of all; the trace is the first one's."""
+    x, quality, _ = worst_of(results)
+    forward, backward = (torch.stack([getattr(it, way) for it in results]).sum(0) for way in ("forward", "backward"))
+    return Attacked(x, quality, results[0].trace, forward, backward)
 
 
 def _lead(logits: Tensor, y: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from nnunet_ima.attacks.presets import VERSION as ATTACKS
 from nnunet_ima.audit.provenance import environment
 from nnunet_ima.audit.store import Store, sha256
 from nnunet_ima.classification.audit import ClassifierAudit, audit_classifier
@@ -95,6 +96,7 @@ def compare(
     classifiers = {name: _open(file, data, device) for name, file in files.items()}
     x, y, ids = data.images[images], data.labels[images], [data.ids[place] for place in images]
     question = {
+        "attacks": ATTACKS,
         "settings": asdict(settings),
         "images": {data.ids[place]: [data.digests[place], int(data.labels[place])] for place in images},
         "size": list(data.images.shape[2:]),

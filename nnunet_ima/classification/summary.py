@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from nnunet_ima.audit.summary import censored_quantile
-from nnunet_ima.audit.verdict import FAILED, PASSED
 from nnunet_ima.classification.audit import ClassifierAudit
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.scores import auc, rates, wilson
@@ -44,7 +43,7 @@ def summarise_classifiers(
         settings: of the audits.
 
     Returns:
-        conclusive: whether there is evidence and no check failed.
+        conclusive: whether there is evidence and every check of it passed.
         models: of each model; see `_model`.
         rows: of each model and ε, 0 included; see `_row`.
         best, allowance: what `choose` returns, and the clean accuracy that it lets a defence cost.
@@ -62,8 +61,7 @@ def summarise_classifiers(
     models = [_model(audit, labels, number, settings) for audit in audits]
     verdicts = [row for audit in audits for row in audit.verdicts]
     return {
-        "conclusive": any(row["result"] == PASSED for row in verdicts)
-        and all(row["result"] != FAILED for row in verdicts),
+        "conclusive": bool(verdicts) and all(row["conclusive"] for row in verdicts),
         "models": models,
         "rows": [row for audit in audits for row in _rows(audit, labels, number, settings)],
         "best": choose(models),
@@ -156,7 +154,7 @@ def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, setting
         "mean_accuracy": fmean(worst) if worst else None,
         "minimal": _minimal(audit, settings),
         "probe": audit.probe,
-        "conclusive": all(row["result"] != FAILED for row in audit.verdicts),
+        "conclusive": all(row["conclusive"] for row in audit.verdicts),
         "passes": {way: sum(sum(result[way]) for result in audit.attacks.values()) for way in ("forward", "backward")},
     }
 

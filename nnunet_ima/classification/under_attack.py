@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks.problem import Attacked, Problem
+from nnunet_ima.attacks.problem import Attacked, Model, Problem
+from nnunet_ima.attacks.temperature import temperature, tempered
 from nnunet_ima.perturbation.norms import Norm
 
 Attack = Callable[[Problem], Attacked]
@@ -61,10 +63,14 @@ class Target:
     batch_size: int
     device: torch.device
 
+    @cached_property
+    def temperature(self) -> float:
+        """What the logits are divided by for all attacks; costs one pass over all images."""
+        return temperature(self.predict(torch.arange(len(self.x))))
+
     def problem(self, images: Tensor, eps: Tensor) -> Problem:
         """Noise of at most these norms (n,) on images of these numbers (n,)."""
-        x, y = self.x[images].to(self.device), self.y[images].to(self.device)
-        return Problem(self.model, x, y, eps.to(x), self.norm, right)
+        return self._problem(tempered(self.model, self.temperature), images, eps)
 
     def predict(self, images: Tensor, noise: Callable[[Problem], Tensor] | None = None, radius: float = 0.0) -> Tensor:
         """Logits (n, K) of images of these numbers (n,), under noise of at most a norm if any.
@@ -74,7 +80,7 @@ class Target:
         """
         rows = []
         for batch in images.split(self.batch_size):
-            problem = self.problem(batch, torch.full((len(batch),), radius))
+            problem = self._problem(self.model, batch, torch.full((len(batch),), radius))
             with torch.no_grad():
                 x = problem.x if noise is None else problem.noisy(noise(problem))
                 rows.append(self.model(x).float().cpu())
@@ -111,6 +117,10 @@ class Target:
         outcome.trace = {"steps": steps, "zero": zero, "not_finite": broken, "keeps_form": True}
         outcome.trace["loss"] = _mean_course(courses)
         return outcome
+
+    def _problem(self, model: Model, images: Tensor, eps: Tensor) -> Problem:
+        x, y = self.x[images].to(self.device), self.y[images].to(self.device)
+        return Problem(model, x, y, eps.to(x), self.norm, right)
 
 
 @contextmanager

@@ -263,19 +263,20 @@ class Attack:
         from nnunet_ima.audit.case_audit import Settings
 
         plans = next(iter(models.values())).plans.plans
-        default_unit, levels = default_levels(plans)
+        default_unit, levels = default_levels(plans, self.norm)
         references = {reference_elements(model.plans.plans) for model in models.values()}
         reference = references.pop() if len(references) == 1 else None
         unit = self.eps_unit or ("rms" if reference is None else "paper")
-        if self.eps is None and unit != default_unit:
-            msg = f"name the noise levels with --eps: there are no default levels in the unit {unit}"
+        eps = self.eps if self.eps is not None else levels if unit == default_unit else None
+        if eps is None:
+            msg = f"name the noise levels with --eps: there are no default levels in the unit {unit} for {self.norm}"
             raise ValueError(msg)
         if unit == "paper" and reference is None:
             msg = "the paper's unit of ε needs a reference size, the same in all models' plans; use --eps-unit rms"
             raise ValueError(msg)
         return Settings(
             attacks=tuple(dict.fromkeys(self.attack)),
-            eps=tuple(sorted({value for value in (levels if self.eps is None else self.eps) if value > 0})),
+            eps=tuple(sorted({value for value in eps if value > 0})),
             unit=unit,
             norm=self.norm,
             reference_elements=reference,

@@ -160,15 +160,16 @@ _PROBES: list[Column] = [
     ("images", lambda row: str(row["cases"])),
     ("PGD and APGD", lambda row: f"{row['accuracy']:.3f}"),
     ("twice the steps", lambda row: f"{row['accuracy_twice_the_steps']:.3f}"),
+    ("other scales of the logits", lambda row: f"{row['accuracy_other_scales']:.3f}"),
     ("Square", lambda row: f"{row['accuracy_square']:.3f}"),
     ("SPSA", lambda row: number(row["accuracy_spsa"], ".3f")),
     ("found by black boxes alone", lambda row: f"{row['accuracy'] - row['accuracy_black_box']:.3f}"),
 ]
 _VERDICTS: list[Column] = [
     ("model", lambda row: row["model"]),
-    ("evidence", lambda row: "no check failed" if row["conclusive"] else "**not conclusive**"),
+    ("evidence", lambda row: "conclusive" if row["conclusive"] else "**not conclusive**"),
     (
-        "failed",
-        lambda row: "; ".join(check["check"] for check in row["verdicts"] if check["result"] == "failed"),
+        "failed or not run",
+        lambda row: "; ".join(check["check"] for check in row["verdicts"] if check["result"] != "passed"),
     ),
 ]

@@ -11,7 +11,7 @@ NOTHING = "–"
 VERDICT: list[Column] = [
     ("model", lambda row: row["model"]),
     ("check", lambda row: row["check"]),
-    ("result", lambda row: f"**{row['result']}**" if _is(row, "failed") else row["result"]),
+    ("result", lambda row: row["result"] if _is(row, "passed") else f"**{row['result']}**"),
     ("figure", lambda row: row["figure"]),
 ]
 
@@ -47,20 +47,19 @@ def conclusion(summary: dict[str, Any]) -> str:
 
     `summary` holds "verdicts" (`audit.verdict.as_rows`), "failed" (cases not measured) and "conclusive".
     """
-    failed = [f"{row['check']} ({row['model']}: {row['figure']})" for row in summary["verdicts"] if _is(row, "failed")]
+    if summary["conclusive"]:
+        return f"Conclusive: all {len(summary['verdicts'])} checks of the evidence passed."
+    missing = [
+        f"{row['check']} ({row['model']}: {row['figure']})" + (", not run" if _is(row, "not run") else "")
+        for result in ("failed", "not run")
+        for row in summary["verdicts"]
+        if _is(row, result)
+    ]
     if summary["failed"]:
-        failed.append(f"every case is measured ({len(summary['failed'])} failed)")
-    if failed:
-        return "\n".join(["**NOT CONCLUSIVE.** What failed:\n", *(f"- {entry}" for entry in failed)])
-    if not summary["conclusive"]:
-        return "**NOT CONCLUSIVE.** Nothing was measured."
-    passed = sum(_is(row, "passed") for row in summary["verdicts"])
-    left = list(dict.fromkeys(row["check"] for row in summary["verdicts"] if _is(row, "not run")))
-    if not passed:
-        return "No noise was tried: nothing is known about robustness."
-    if not left:
-        return f"Conclusive: all {passed} checks of the evidence passed."
-    return f"No check of the evidence failed: {passed} passed. Not run: {'; '.join(left)}."
+        missing.append(f"every case is measured ({len(summary['failed'])} failed)")
+    if all(_is(row, "not run") for row in summary["verdicts"]):
+        missing.insert(0, "any noise at all: nothing is known about robustness")
+    return "\n".join(["**NOT CONCLUSIVE.** What failed, or was not looked at:\n", *(f"- {it}" for it in missing)])
 
 
 def _safe(cell: str) -> str:

@@ -30,6 +30,7 @@ from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.epoch_log import SERIES, EpochTally, register_series
 from nnunet_ima.training.scheduled import ScheduledTrainer
+from nnunet_ima.training.settings import refuse_other_settings
 from nnunet_ima.training.snapshots import Snapshot, add_snapshot
 from nnunet_ima.training.warm_start import bare_network
 
@@ -67,12 +68,19 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         )
         self.robust_eps = settings.robust_eps or settings.eps_max / 2
         self.margin_table: MarginTable | None = None
+        self.resumed: dict[str, Any] | None = None  # settings and file of the checkpoint that was loaded
         self.iteration = 0
         self.tally = EpochTally()
         register_series(self.logger.local_logger.my_fantastic_logging)
 
     def on_train_start(self) -> None:
-        """Make the margin table of the fold's training cases, or check a resumed one against them."""
+        """Make the margin table of the fold's training cases, or check what is resumed against them and the settings.
+
+        Raises:
+            ValueError: the training was begun with other settings or other cases.
+        """
+        if self.resumed is not None:
+            refuse_other_settings(self.resumed["settings"], self.settings, self.resumed["file"])
         super().on_train_start()
         stored = self.margin_table
         self.margin_table = MarginTable(self.do_split()[0], self.settings.delta, self.settings.eps_max)
@@ -348,7 +356,7 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         """Load nnU-Net's part and ours.
 
         Raises:
-            ValueError: the checkpoint was not written by this trainer, or with other settings of the margins.
+            ValueError: the checkpoint was not written by this trainer.
         """
         if not self.was_initialized:
             self.initialize()
@@ -361,6 +369,7 @@ class nnUNetTrainerIMA(ScheduledTrainer):
             )
             raise ValueError(msg)
         register_series(self.logger.local_logger.my_fantastic_logging)
+        self.resumed = {"settings": stored["settings"], "file": str(filename_or_checkpoint)}
         cases = [name for name in stored["margins"] if isinstance(name, str)]
         self.margin_table = MarginTable(cases, self.settings.delta, self.settings.eps_max)
         self.margin_table.load_state_dict(stored["margins"])

@@ -155,7 +155,8 @@ def resolve_settings(plans: Mapping[str, Any]) -> Settings:
         plans: the plans JSON.
 
     Raises:
-        ValueError: a key is unknown or a value impossible; the message names the key.
+        ValueError: a key is unknown or a value impossible, or margins are missing because the task's are quoted in
+            another norm; the message names the key.
     """
     given = plans.get("ima", {})
     if not isinstance(given, Mapping):
@@ -164,11 +165,42 @@ def resolve_settings(plans: Mapping[str, Any]) -> Settings:
     validate_keys(given)
     task = find_task(plans["dataset_name"])
     chosen = {**(task.ima if task else {}), **given}
+    if task and chosen["norm"] != task.ima["norm"]:
+        # prepared data sets carry the task's numbers in their plans
+        if inherited := [key for key in ("eps_max", "delta") if chosen[key] == task.ima[key]]:
+            msg = (
+                f'"ima": with the norm {chosen["norm"]} {task.name} needs {" and ".join(inherited)} of its own, the '
+                f"task's being quoted in {task.ima['norm']}; for example eps_max=0.1 delta=0.01"
+            )
+            raise ValueError(msg)
     preset = chosen.get("preset", Settings.preset)
     if preset not in PRESETS:
         msg = f'"ima": preset must be one of {list(PRESETS)}, got {preset!r}'
         raise ValueError(msg)
     return Settings(**{**PRESETS[preset], **chosen})
+
+
+def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: str) -> None:
+    """Refuse to go on with a training under other settings than it was begun with.
+
+    Settings that a checkpoint does not know, since an earlier release wrote it, are free.
+
+    Args:
+        stored: settings in the checkpoint.
+        settings: those in force.
+        file: the checkpoint, for the message.
+
+    Raises:
+        ValueError: some differ; the message names them.
+    """
+    now = asdict(settings)
+    differing = [f"{key} was {value!r}, now {now[key]!r}" for key, value in stored.items() if now.get(key) != value]
+    if differing:
+        msg = (
+            f"{file} was trained with other settings ({'; '.join(differing)}). Put them back into the plans to go on, "
+            "or give the new ones plans of their own: nnunet-ima-plan --name ANOTHER"
+        )
+        raise ValueError(msg)
 
 
 def validate_keys(given: Mapping[str, Any]) -> None:

@@ -19,7 +19,6 @@ LINF = NoiseUnits("Linf", elements=40_000, reference_elements=100, scale=(25.0,)
         (L2, "rms", 0.1, 0.1 * 200),
         (L2, "raw", 5.0, 5 / 25 * 200),
         (L2, "paper", 2.0, 2 * 20),  # 400 times the reference's elements
-        (LINF, "l2", 0.1, 0.1),  # the norm itself
         (LINF, "rms", 0.1, 0.1),
         (LINF, "raw", 5.0, 0.2),
         (LINF, "paper", 0.3, 0.3),
@@ -55,18 +54,25 @@ def test_every_channel_is_an_element() -> None:
     assert units.describe(3 * math.sqrt(20)) == {
         "paper": pytest.approx(3),
         "l2": pytest.approx(13.416408),
+        "linf": None,
         "rms": pytest.approx(3 / math.sqrt(200)),
         "raw": pytest.approx(8 * 3 / math.sqrt(200)),
     }
     assert units.radius(2, "raw") == pytest.approx(2 / 8 * math.sqrt(4000))  # channels of one scale share a unit
 
 
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
-@pytest.mark.parametrize("unit", ["paper", "l2", "rms", "raw"])
-def test_no_noise_is_none_in_every_unit(norm: str, unit: str) -> None:
+@pytest.mark.parametrize(("norm", "other"), [("L2", "linf"), ("Linf", "l2")])
+def test_no_noise_is_none_in_every_unit(norm: str, other: str) -> None:
     units = NoiseUnits(norm, 300, 100, (5.0,))
-    assert units.radius(0.0, unit) == 0
-    assert units.describe(0.0) == dict.fromkeys(UNITS, 0.0)
+    assert [units.radius(0.0, unit) for unit in UNITS if unit != other] == [0.0] * (len(UNITS) - (other in UNITS))
+    assert units.describe(0.0) == {"paper": 0, norm.lower(): 0, other: None, "rms": 0, "raw": 0}
+
+
+def test_the_norm_is_told_under_its_own_name() -> None:
+    assert (L2.describe(3.0)["l2"], L2.describe(3.0)["linf"]) == (3.0, None)
+    assert (LINF.describe(0.3)["l2"], LINF.describe(0.3)["linf"]) == (None, 0.3)
+    with pytest.raises(ValueError, match="the unit l2 is the L2 norm, but noise is bounded in Linf"):
+        LINF.radius(0.1, "l2")
 
 
 def test_unknown_unit_is_refused() -> None:
@@ -76,7 +82,7 @@ def test_unknown_unit_is_refused() -> None:
 
 def test_units_without_a_meaning() -> None:
     units = NoiseUnits("L2", 100, None, None)
-    assert units.describe(1.0) == {"paper": None, "l2": 1.0, "rms": pytest.approx(0.1), "raw": None}
+    assert units.describe(1.0) == {"paper": None, "l2": 1.0, "linf": None, "rms": pytest.approx(0.1), "raw": None}
     with pytest.raises(ValueError, match="use --eps-unit rms"):
         units.radius(1.0, "raw")
     with pytest.raises(ValueError, match=r"no reference size .* use --eps-unit rms"):
@@ -91,8 +97,10 @@ def test_reference_is_that_of_the_plans_else_of_the_task() -> None:
 
 
 def test_default_levels() -> None:
-    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}) == ("paper", (0, 2, 5, 10, 15))
-    unit, levels = default_levels({"dataset_name": "Dataset777_Spleen"})
+    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}, "L2") == ("paper", (0, 2, 5, 10, 15))
+    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}, "Linf") == ("paper", None)  # quoted in L2
+    unit, levels = default_levels({"dataset_name": "Dataset777_Spleen"}, "Linf")
+    assert levels is not None
     assert unit == "rms"
     assert levels[0] == 0
     assert sorted(levels) == list(levels)

@@ -11,10 +11,10 @@ from nnunet_ima.audit.run import Findings
 def findings(**dice: dict[float, list[float]]) -> Findings:
     """Findings of attacks on one model: attack to ε to Dice of each case."""
     records = [
-        {"model": "m", "attack": attack, "eps": eps, "dice": value}
+        {"model": "m", "case": f"case {number}", "attack": attack, "eps": eps, "dice": value}
         for attack, levels in dice.items()
         for eps, values in levels.items()
-        for value in values
+        for number, value in enumerate(values)
     ]
     return Findings(records=records, verdicts=[{"conclusive": True}])
 
@@ -40,6 +40,17 @@ def test_the_mean_of_the_worst_attack_counts() -> None:
     assert unmet([Requirement(0.7, 5), Requirement(0.9, 0)], found) == []
     assert unmet([Requirement(0.75, 5)], found) == ["m has Dice 0.700 at ε = 5, below 0.75"]
     assert len(unmet([Requirement(0.75, 5), Requirement(0.95, 0)], found)) == 2
+
+
+def test_each_cases_worst_attack_counts_as_in_the_report() -> None:
+    found = findings(pgd={5: [0.9, 0.7]}, square={5: [0.7, 0.9]})
+    assert unmet([Requirement(0.75, 5)], found) == ["m has Dice 0.700 at ε = 5, below 0.75"]
+    assert unmet([Requirement(0.7, 5)], found) == []
+
+
+def test_a_requirement_without_results_is_not_met() -> None:
+    found = findings(pgd={0.1: [0.9]})
+    assert unmet([Requirement(0.5, 0.1000000001)], found) == ["m has no result at ε = 0.1000000001"]
 
 
 def test_weak_evidence_meets_nothing() -> None:

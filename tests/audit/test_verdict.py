@@ -31,6 +31,7 @@ def sound() -> dict[str, Any]:
         "dice_twice_the_steps": 0.29,
         "dice_black_box": 0.6,
         "queries": 300,
+        "dice_other_scales": 0.29,
         "dice_huge": 0.0,
         "eps_huge": 40.0,
         "repeat_difference": 0.0,
@@ -50,7 +51,7 @@ def results(evidence: dict[str, Any]) -> dict[str, str]:
 
 def test_sound_evidence_passes_every_check() -> None:
     checks = verdict(**sound())
-    assert [check.result for check in checks] == [PASSED] * 9
+    assert [check.result for check in checks] == [PASSED] * 10
     assert is_conclusive(checks)
     assert all(row["conclusive"] and row["model"] == "m" and row["figure"] for row in as_rows("m", checks))
 
@@ -82,6 +83,11 @@ def spoil_random_noise(evidence: dict[str, Any]) -> None:
     evidence["randoms"][3][1]["kinds"]["gaussian"] = 0.2
 
 
+def spoil_scale(evidence: dict[str, Any]) -> None:
+    for probe in evidence["probes"]:
+        probe["dice_other_scales"] = 0.2
+
+
 def spoil_black_box(evidence: dict[str, Any]) -> None:
     evidence["probes"][1]["dice_black_box"] = 0.1
 
@@ -108,6 +114,7 @@ def spoil_bound(evidence: dict[str, Any]) -> None:
         (spoil_more_steps, "twice the steps find no much lower Dice"),
         (spoil_huge_noise, "very large noise breaks the model"),
         (spoil_random_noise, "no random noise beats an attack"),
+        (spoil_scale, "no other scale of the logits finds much lower Dice"),
         (spoil_black_box, "no black-box attack beats the gradient"),
         (spoil_ranks, "the noise levels leave something to rank"),
         (spoil_repetition, "the model is deterministic"),
@@ -121,14 +128,15 @@ def test_weak_evidence_fails_its_check_and_makes_the_audit_inconclusive(spoil: A
     assert found[check] == FAILED
     assert not is_conclusive(verdict(**evidence))
     if spoil is not spoil_ranks:  # at Dice 0 random noise does worse, which is no fault of its own
-        assert sorted(found.values()) == [FAILED] + [PASSED] * 8
+        assert sorted(found.values()) == [FAILED] + [PASSED] * 9
 
 
-def test_what_was_not_looked_at_is_called_not_run() -> None:
+def test_what_was_not_looked_at_is_called_not_run_and_proves_nothing() -> None:
     evidence = sound() | {"probes": []}
     found = results(evidence)
-    assert sum(result == NOT_RUN for result in found.values()) == 4
-    assert is_conclusive(verdict(**evidence))
+    assert sum(result == NOT_RUN for result in found.values()) == 5
+    assert FAILED not in found.values()
+    assert not is_conclusive(verdict(**evidence))
 
 
 def test_nothing_at_all_is_no_evidence() -> None:
@@ -165,6 +173,15 @@ def test_short_courses_and_changing_losses_are_not_judged() -> None:
     for entry in evidence["components"][1:]:
         entry["trace"] |= {"keeps_form": False, "loss": list(range(100))}
     assert results(evidence)["the loss has stopped rising at the last step"] == NOT_RUN
+
+
+def test_in_linf_the_bound_is_that_of_linf() -> None:
+    evidence = sound()
+    for entry in evidence["presets"]:
+        entry |= {"noise": {"norm": "Linf", "linf": 0.1, "l2": 50.0}, "units": {"l2": None, "linf": 0.1}}
+    assert results(evidence)["the noise stays inside its bound"] == PASSED
+    evidence["presets"][0]["noise"]["linf"] = 0.11
+    assert results(evidence)["the noise stays inside its bound"] == FAILED
 
 
 def test_an_attack_that_has_reached_0_may_still_have_been_rising() -> None:

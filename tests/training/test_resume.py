@@ -57,6 +57,41 @@ def test_resume_equals_no_interruption(make_trainer) -> None:
     assert names[0].read_text() == names[1].read_text()
 
 
+def test_a_checkpoint_does_not_go_on_under_other_settings(make_trainer) -> None:
+    first = make_trainer(snapshot_interval=1)
+    lose_power_at(first, 1)
+    with pytest.raises(PowerLossError):
+        first.run_training()
+    file = Path(first.output_folder) / "checkpoint_latest.pth"
+    before = sorted(file.parent.iterdir())
+    resumed = make_trainer(resume=True, snapshot_interval=1, eps_max=0.05, delta=0.01, norm="Linf")
+    resumed.load_checkpoint(str(file))
+    with pytest.raises(
+        ValueError, match=r"checkpoint_latest\.pth was trained with other settings .*norm was 'L2', now"
+    ):
+        resumed.run_training()
+    assert sorted(file.parent.iterdir()) == before
+
+
+def test_a_checkpoint_of_the_first_release_goes_on_with_slices(make_trainer) -> None:
+    """It knows no margin_key, and a margin per case, from which its slices start."""
+    first = make_trainer(snapshot_interval=1, epochs=3, margin_key="case")
+    lose_power_at(first, 2)
+    with pytest.raises(PowerLossError):
+        first.run_training()
+    file = Path(first.output_folder) / "checkpoint_latest.pth"
+    stored = torch.load(file, weights_only=False)
+    del stored["init_args"]["nnunet_ima"]["settings"]["margin_key"]
+    torch.save(stored, file)
+    resumed = make_trainer(resume=True, snapshot_interval=1, epochs=3)
+    resumed.load_checkpoint(str(file))
+    case, margin = max(first.margin_table.cases.items(), key=lambda entry: entry[1])
+    assert margin > 0.2
+    assert resumed.margin_table.margin((case, 7)) == margin
+    resumed.run_training()
+    assert resumed.margin_table.slices
+
+
 def test_seeds(make_trainer) -> None:
     runs = []
     for number, seed in enumerate((0, 0, 1)):

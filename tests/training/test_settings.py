@@ -1,6 +1,8 @@
+from dataclasses import asdict
+
 import pytest
 
-from nnunet_ima.training.settings import PRESETS, Settings, resolve_settings, validate_keys
+from nnunet_ima.training.settings import PRESETS, Settings, refuse_other_settings, resolve_settings, validate_keys
 
 
 def plans(name: str = "Dataset123_Liver", **ima) -> dict:
@@ -64,6 +66,26 @@ def test_default_attributes_are_the_default_preset() -> None:
 def test_impossible_values_are_refused_by_name(key: str, value: object) -> None:
     with pytest.raises(ValueError, match=key):
         resolve_settings(plans(**{key: value}))
+
+
+def test_in_another_norm_the_numbers_of_the_task_mean_nothing() -> None:
+    prepared = dict(resolve_settings(plans("Dataset004_Hippocampus")).__dict__, norm="Linf")
+    for given in ({"norm": "Linf"}, {"norm": "Linf", "eps_max": 0.1}, prepared):
+        with pytest.raises(ValueError, match=r"norm Linf D4 needs .*delta of its own"):
+            resolve_settings(plans("Dataset004_Hippocampus", **given))
+    assert resolve_settings(plans("Dataset004_Hippocampus", norm="Linf", eps_max=0.1, delta=0.01)).eps_max == 0.1
+    assert resolve_settings(plans(norm="Linf")).eps_max == 0.1  # σ per voxel at most, and not in the mean
+
+
+def test_other_settings_than_those_of_the_checkpoint_are_named() -> None:
+    settings = Settings(eps_max=0.05, norm="Linf")
+    stored = asdict(Settings(eps_max=15))
+    named = r"latest\.pth was trained .*norm was 'L2', now 'Linf'; eps_max was 15, now 0\.05"
+    with pytest.raises(ValueError, match=named):
+        refuse_other_settings(stored, settings, "latest.pth")
+    refuse_other_settings(asdict(settings), settings, "latest.pth")
+    del stored["margin_key"], stored["norm"], stored["eps_max"]
+    refuse_other_settings(stored, settings, "latest.pth")  # an earlier release knew fewer
 
 
 def test_unknown_keys_are_refused_by_name() -> None:
