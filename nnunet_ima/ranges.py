@@ -1,4 +1,4 @@
-"""What values a setting may take, declared beside it: `steps: Annotated[int, Range(1, closed=True, whole=True)] = 20`."""
+"""What values a setting may take, declared beside it: `beta: Annotated[float, Range(0, 1, closed=True)] = 0.5`."""
 
 from __future__ import annotations
 

@@ -92,7 +92,12 @@ def test_every_setting_of_every_method_has_a_range(name: str) -> None:
         ("ima", "cpu", {"eps": True}, "eps must be a number .* got True"),
         ("ima", "cpu", {"eps": 10**400}, r"eps must be a number .* got 10+\.\.\."),
         ("ima", "cpu", {"alpha": [4]}, r"alpha must be a number .* got \[4\]"),
-        ("ima", "cpu", {"bisection_steps": 10**9}, "bisection_steps must be a whole number at least 0 and at most 1000"),
+        (
+            "ima",
+            "cpu",
+            {"bisection_steps": 10**9},
+            "bisection_steps must be a whole number .* at most 1000",
+        ),
         ("ima3", "cpu", {"delta": 4}, r"delta \(4\) must not exceed eps \(3\)"),
         ("ima3", "cpu", {"bisection_tolerance": 0}, "bisection_tolerance must be a number greater than 0"),
         ("ima" + "9" * 400, "cpu", {}, "eps must be .* got inf"),

@@ -16,7 +16,6 @@ from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import Norm
 from nnunet_ima.ranges import Range
 
-
 # Types of settings that several methods share, with their ranges. No L2 norm of an image in [0, 1] comes near 10⁶.
 Noise = Annotated[float, Range(0, 1e6)]
 Steps = Annotated[int, Range(1, 100_000, closed=True, whole=True)]
@@ -58,7 +57,7 @@ class Run:
 
 @dataclass(kw_only=True)
 class Method(ABC):
-    """A way to train; the subclass's fields are its settings, their defaults those of its paper, their ranges beside them.
+    """A way to train; the subclass's fields are its settings, with their ranges and, as defaults, its paper's values.
 
     Networks must treat samples independently in evaluation mode, in which all attacks run.
 
