@@ -98,6 +98,8 @@ def load_images(
     if classes is not None and len(set(classes)) != len(classes):
         msg = f"classes must differ, got {', '.join(classes)}"
         raise ValueError(msg)
+    if odd := [name for name in classes or () if not is_plain(name)]:
+        raise ValueError(f"the name of the class {odd[0]!r} holds control characters; rename it")
     if source.is_dir():
         rows = _folder_rows(source, classes)
     elif source.is_file():
@@ -173,7 +175,14 @@ def _csv_rows(source: Path, classes: Sequence[str] | None) -> list[_Row]:
             reader = csv.DictReader(stream, skipinitialspace=True)
             columns = [(name or "").strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            lines = [(reader.line_num, {key: _cell(line, key) for key in columns}) for line in reader]
+            if twice := [name for name in columns if name and columns.count(name) > 1]:
+                raise ValueError(f"{source} has several columns {twice[0]}; keep one of them")
+            lines = []
+            for line in reader:
+                if None in line:
+                    msg = f"{source}, line {reader.line_num}: it has more cells than the first line; quote commas"
+                    raise ValueError(msg)
+                lines.append((reader.line_num, {key: _cell(line, key) for key in columns}))
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{source} is no CSV file in UTF-8 ({error}); save it as one"
         raise ValueError(msg) from error
@@ -272,7 +281,7 @@ def _read_rows(
 
 def _headline(faults: list[Exception]) -> str:
     if len(faults) == 1:
-        return f"{faults[0]}; repair the file or choose to skip faulty ones"
+        return f"{faults[0]}; --skip-faulty leaves such images out"
     shown = "".join(f"\n  {fault}" for fault in faults[:10])
     more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
     return f"{count(len(faults), 'image')} cannot be used; repair them or choose to skip faulty ones:{shown}{more}"

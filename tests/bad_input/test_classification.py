@@ -109,8 +109,12 @@ def link(name: str, target: str) -> Arrange:
 def table(*lines: str) -> Arrange:
     """A CSV file as the data."""
 
+    return put_table("\n".join(("image,label", *lines)) + "\n")
+
+
+def put_table(text: str) -> Arrange:
     def arrange(work: Path) -> list[str]:
-        put("data/list.csv", "\n".join(("image,label", *lines)) + "\n")(work)
+        put("data/list.csv", text)(work)
         return fit(work, data="data/list.csv")
 
     return arrange
@@ -218,6 +222,9 @@ DATA: list[tuple[str, Arrange, str]] = [
     ),
     ("CSV: absolute", table("/etc/a.png,COVID"), "line 2: image '/etc/a.png' is outside of the CSV file's folder"),
     ("CSV: parent", table("COVID/0.png,COVID", "COVID/../../b.png,other"), "line 3: image 'COVID/../../b.png'"),
+    ("CSV: more cells", table("COVID/0.png,COVID", "other/1,b.png,other"), "line 3: it has more cells"),
+    ("CSV: columns", put_table("image,label,label\n"), "list.csv has several columns label"),
+    ("class argument", lambda work: [*fit(work), "--classes", "COVID", "other\n"], r"class 'other\n' holds control"),
     ("CSV: NUL", table("a\0.png,COVID"), ", line 2: image 'a\\x00.png' holds control characters"),
     ("CSV: control in a class", table("COVID/0.png,CO\x1bVID"), r"line 2: label 'CO\x1bVID' holds control characters"),
 ]
