@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nnunet_ima.classification.images import SUFFIXES, is_image, pixel_digest, read_grey, resize, unit_range
+from nnunet_ima.classification.images import SUFFIXES, is_image, is_plain, pixel_digest, read_grey, resize, unit_range
 from nnunet_ima.datasets.checks import count
 
 SPLITS = ("train", "validation", "test")
@@ -79,7 +79,8 @@ def load_images(
 
     Args:
         source: a folder that holds a folder per class with the images directly in it, or a CSV file with the columns
-            image and label and, if known, split (train, validation, test) and patient; its paths are relative to it.
+            image and label and, if known, split (train, validation, test) and patient; its paths are relative to it
+            and stay inside its folder.
         size: height and width in pixels; one number for both.
         classes: names of the classes, in the order of the labels 0, 1, ...; all that occur, sorted, if None. Of a
             folder only the named ones are read; in a CSV other labels are an error.
@@ -97,6 +98,8 @@ def load_images(
     if classes is not None and len(set(classes)) != len(classes):
         msg = f"classes must differ, got {', '.join(classes)}"
         raise ValueError(msg)
+    if odd := [name for name in classes or () if not is_plain(name)]:
+        raise ValueError(f"the name of the class {odd[0]!r} holds control characters; rename it")
     if source.is_dir():
         rows = _folder_rows(source, classes)
     elif source.is_file():
@@ -139,7 +142,11 @@ def shorten(names: Sequence[str], most: int = 5) -> str:
 
 
 def _folder_rows(source: Path, classes: Sequence[str] | None) -> list[_Row]:
-    present = sorted(path.name for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
+    inside = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    present = [path.name for path in inside if path.is_dir()]
+    for path in inside:
+        if path.is_symlink() and not path.exists() and (classes is None or path.name in classes):
+            raise FileNotFoundError(f"{path} is a link to nowhere; repair or remove it")
     if not present:
         msg = f"{source} holds no folders; it must hold a folder per class, such as {source / 'COVID'}"
         raise FileNotFoundError(msg)
@@ -148,7 +155,10 @@ def _folder_rows(source: Path, classes: Sequence[str] | None) -> list[_Row]:
         raise FileNotFoundError(msg)
     rows = []
     for label in classes if classes is not None else present:
-        files = sorted(file for file in (source / label).iterdir() if file.is_file() and is_image(file))
+        if not is_plain(label):
+            raise ValueError(f"{source}: the name of the folder {label!r} holds control characters; rename it")
+        # links to nowhere stay in the list, so that reading names them
+        files = sorted(file for file in (source / label).iterdir() if is_image(file) and not file.is_dir())
         if not files:
             msg = (
                 f"{source / label} holds no images ({', '.join(SUFFIXES)}); put them directly into it, "
@@ -165,7 +175,14 @@ def _csv_rows(source: Path, classes: Sequence[str] | None) -> list[_Row]:
             reader = csv.DictReader(stream, skipinitialspace=True)
             columns = [(name or "").strip() for name in reader.fieldnames or ()]
             reader.fieldnames = columns
-            lines = [(reader.line_num, {key: _cell(line, key) for key in columns}) for line in reader]
+            if twice := [name for name in columns if name and columns.count(name) > 1]:
+                raise ValueError(f"{source} has several columns {twice[0]}; keep one of them")
+            lines = []
+            for line in reader:
+                if None in line:
+                    msg = f"{source}, line {reader.line_num}: it has more cells than the first line; quote commas"
+                    raise ValueError(msg)
+                lines.append((reader.line_num, {key: _cell(line, key) for key in columns}))
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{source} is no CSV file in UTF-8 ({error}); save it as one"
         raise ValueError(msg) from error
@@ -197,7 +214,13 @@ def _csv_row(source: Path, where: str, cells: dict[str, str], classes: Sequence[
     if split is not None and split not in SPLITS:
         msg = f"{where}: split {split!r} is none of {', '.join(SPLITS)}"
         raise ValueError(msg)
+    for key in COLUMNS:
+        if not is_plain(cells[key]):
+            raise ValueError(f"{where}: {key} {cells[key]!r} holds control characters; rename it")
     name = Path(os.path.normpath(cells["image"]))
+    if name.is_absolute() or name.parts[:1] == ("..",):
+        msg = f"{where}: image {cells['image']!r} is outside of the CSV file's folder"
+        raise ValueError(f"{msg}; put the CSV file beside the images, with paths relative to it")
     return _Row(source.parent / name, name.as_posix(), label, cells.get("patient"), split)
 
 
@@ -213,13 +236,19 @@ def _read_rows(
     skip_faulty: bool,
     show_progress: bool,
 ) -> ImageSet:
-    images = torch.empty(len(rows), 1, *size)
+    try:
+        images = torch.empty(len(rows), 1, *size)
+    except RuntimeError as error:
+        msg = f"{source}: {count(len(rows), 'image')} of {size[0]}×{size[1]} pixels do not fit into memory; lower size"
+        raise ValueError(msg) from error
     kept: list[_Row] = []
     digests: list[str] = []
     formats: dict[str, set[bool]] = defaultdict(set)
     faults: list[Exception] = []
     for row in tqdm(rows, desc=f"Reading {source.name}", disable=not show_progress):
         try:
+            if not is_plain(row.id):
+                raise ValueError(f"{str(row.file)!r} has control characters in its name; rename it")
             grey = read_grey(row.file)
         except (ValueError, FileNotFoundError) as error:
             faults.append(error)
@@ -251,6 +280,8 @@ def _read_rows(
 
 
 def _headline(faults: list[Exception]) -> str:
+    if len(faults) == 1:
+        return f"{faults[0]}; --skip-faulty leaves such images out"
     shown = "".join(f"\n  {fault}" for fault in faults[:10])
     more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
     return f"{count(len(faults), 'image')} cannot be used; repair them or choose to skip faulty ones:{shown}{more}"

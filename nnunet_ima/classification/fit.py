@@ -22,7 +22,7 @@ from tqdm import tqdm
 from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.audit.store import sha256
+from nnunet_ima.classification.claim import check_claim, claim
 from nnunet_ima.classification.data import class_weights
 from nnunet_ima.classification.methods import Method
 from nnunet_ima.classification.methods.base import evaluating
@@ -36,7 +36,7 @@ from nnunet_ima.classification.networks import (
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.classification.under_attack import right
-from nnunet_ima.files import csv_text, read_json, write_atomically
+from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
 
@@ -69,15 +69,12 @@ def fit(
     Raises:
         ValueError: the folder holds another training, a setting is impossible, or the loss is not finite.
     """
-    if (folder / MODEL).is_file():
-        claim(folder, settings, data, start)
-        return folder / MODEL
-    training = _Training(data, settings, folder, torch.device(device))
-    training.try_out()
-    if start is not None:
+    training = _open(data, settings, folder, device)
+    if training is not None and start is not None and training.epoch == 0:
         training.begin_with(start)
     claim(folder, settings, data, start)
-    training.resume()
+    if training is None:
+        return folder / MODEL
     epochs = range(training.epoch, settings.epochs)
     bar = tqdm(
         epochs, initial=training.epoch, total=settings.epochs, desc=settings.method, unit="epoch", file=sys.stderr
@@ -87,33 +84,13 @@ def fit(
     return training.finish()
 
 
-def claim(folder: Path, settings: Settings, data: TrainingData, start: Path | None = None) -> None:
-    """Make a folder that of a training.
+def check(data: TrainingData, settings: Settings, folder: Path, device: str | torch.device = "cpu") -> None:
+    """Find out whether `fit` can begin or go on there; nothing is written.
 
     Raises:
-        ValueError: it is that of another one.
+        ValueError: the folder holds another training or a damaged checkpoint, or the network cannot be used.
     """
-    file = folder / "training.json"
-    wanted: dict[str, Any] = {
-        "settings": settings.as_dict(),
-        "data": data.digest,
-        "classes": list(data.classes),
-        "start": None if start is None else sha256([start]),
-    }
-    if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        if strange := [path.name for path in folder.iterdir() if not path.name.startswith(".")]:
-            msg = f"{folder} holds other files ({', '.join(sorted(strange)[:3])}); choose another --output"
-            raise ValueError(msg)
-        write_atomically(file, json.dumps(wanted, indent=1) + "\n")
-        return
-    stored = read_json(file, damaged="remove the folder to train again")
-    differing = [key for key in ("data", "classes", "start") if stored.get(key) != wanted[key]]
-    former = stored.get("settings", {})
-    differing += [key for key in wanted["settings"] if former.get(key) != wanted["settings"][key]]
-    if differing:
-        msg = f"{folder} holds a training with other {', '.join(differing)}; choose another --output, or remove it"
-        raise ValueError(msg)
+    _open(data, settings, folder, device)
 
 
 def suggested_eps(margins: Sequence[float]) -> float:
@@ -135,6 +112,19 @@ class _Mixed(nn.Module):
         with torch.autocast("cuda"):
             logits = self.network(x)
         return logits.float()
+
+
+def _open(data: TrainingData, settings: Settings, folder: Path, device: str | torch.device) -> _Training | None:
+    """Take up the training of a folder, or a new one; None if it is finished."""
+    check_claim(folder, settings, data)
+    if (folder / MODEL).is_file():
+        return None
+    if (folder / MODEL).exists():
+        raise ValueError(f"{folder / MODEL} is no file; remove it to train again")
+    training = _Training(data, settings, folder, torch.device(device))
+    training.try_out()
+    training.resume()
+    return training
 
 
 @dataclass
@@ -167,7 +157,7 @@ class _Training:
         self.watched = chosen[: settings.robust_images]
 
     def try_out(self) -> None:
-        """Raise ValueError if the network cannot work on images of this size, before the folder is claimed."""
+        """Raise ValueError if the network cannot work on images of this size, before anything is written."""
         try:
             with torch.no_grad(), evaluating(self.model) as model:
                 model(self.data.x[:1].to(self.device))
@@ -186,16 +176,21 @@ class _Training:
 
     def resume(self) -> None:
         """Take up what an earlier start has left."""
-        if not (self.folder / LATEST).is_file():
+        file = self.folder / LATEST
+        if not file.exists():
             return
-        stored = load_checked(self.folder / LATEST, "nnunet_ima_training")
-        self.network.load_state_dict(stored["weights"])
-        self.optimizer.load_state_dict(stored["optimizer"])
-        self.scaler.load_state_dict(stored["scaler"])
-        if self.schedule is not None:
-            self.schedule.load_state_dict(stored["schedule"])
-        self.method.load_state_dict(stored["method"])
-        self.log, self.epoch = stored["log"], stored["epoch"]
+        try:
+            stored = load_checked(file, "nnunet_ima_training")
+            self.network.load_state_dict(stored["weights"])
+            self.optimizer.load_state_dict(stored["optimizer"])
+            self.scaler.load_state_dict(stored["scaler"])
+            if self.schedule is not None:
+                self.schedule.load_state_dict(stored["schedule"])
+            self.method.load_state_dict(stored["method"])
+            self.log, self.epoch = stored["log"], stored["epoch"]
+        except Exception as error:  # a damaged file can raise anything
+            reason = str(error) if isinstance(error, (ValueError, OSError)) else f"{file} is no complete checkpoint"
+            raise ValueError(f"{reason}; remove it to train from the start") from error
 
     def run_epoch(self, epoch: int) -> str:
         """Train for an epoch, look at the validation images, write everything down; returns a line about it."""
@@ -285,7 +280,7 @@ class _Training:
             values = list(margins.values())
             plot_margins(values, self.settings.options["eps"], suggested_eps(values), self.folder / "margins.png")
             write_atomically(self.folder / "margins.json", json.dumps(margins, indent=0) + "\n")
-        if self.epoch % self.settings.snapshot_interval == 0 or self.epoch == self.settings.epochs:
+        if self._has_snapshot(self.epoch):
             self._snapshot()
         save_atomically(
             self.folder / LATEST,
@@ -303,14 +298,19 @@ class _Training:
 
     def _snapshot(self) -> None:
         """Keep the network as it is now: after M epochs no margin exceeds M·Δ, so snapshots trace the trade-off."""
-        name = f"snapshot_{self.epoch:03d}.pt"
-        save_classifier(
-            self.folder / name, self.network, self.description, self.data.classes, self.settings, self.epoch
-        )
-        index = self.folder / "snapshots.json"
-        entries = read_json(index) if index.is_file() else []
-        row = self.log[-1]
+        file = self.folder / _snapshot_name(self.epoch)
+        save_classifier(file, self.network, self.description, self.data.classes, self.settings, self.epoch)
         keys = ("epoch", "validation", "validation_robust", "margin_mean", "margin_max")
-        entry = {"file": name, **{key: row[key] for key in keys if key in row}}
-        kept = [other for other in entries if other["file"] != name]
-        write_atomically(index, json.dumps([*kept, entry], indent=1) + "\n")
+        entries = [
+            {"file": _snapshot_name(row["epoch"]), **{key: row[key] for key in keys if key in row}}
+            for row in self.log
+            if self._has_snapshot(row["epoch"])
+        ]
+        write_atomically(self.folder / "snapshots.json", json.dumps(entries, indent=1) + "\n")
+
+    def _has_snapshot(self, epoch: int) -> bool:
+        return epoch % self.settings.snapshot_interval == 0 or epoch == self.settings.epochs
+
+
+def _snapshot_name(epoch: int) -> str:
+    return f"snapshot_{epoch:03d}.pt"

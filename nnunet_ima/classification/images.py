@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +24,20 @@ from nnunet_ima.datasets.checks import last_line
 from nnunet_ima.files import read_gzip_to_end
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".nii", ".nii.gz", ".dcm", ".dicom", ".ima")
+MAX_PIXELS = 64_000_000
+"""More than any slice of a CT (512×512, some 2048×2048) or X-ray image (up to some 30 megapixels) has."""
+
 Grey = np.ndarray[Any, np.dtype[Any]]
 
 
 def is_image(file: Path) -> bool:
     """Tell by its name whether a file is an image that can be read."""
     return file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a name can stand in a line of text: no line breaks or other control characters, all of it UTF-8."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name)
 
 
 def read_grey(file: Path) -> Grey:
@@ -42,10 +52,11 @@ def read_grey(file: Path) -> Grey:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, or cut off, or no single slice, or has pixels that are not finite.
+        ValueError: it is damaged, or cut off, or no single slice, or has more than `MAX_PIXELS` pixels, or some that
+            are not finite.
     """
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
+        raise FileNotFoundError(f"{file} {_absence(file)}")
     image = _read(file)
     pixels = sitk.GetArrayFromImage(image)
     channels = image.GetNumberOfComponentsPerPixel()
@@ -53,9 +64,6 @@ def read_grey(file: Path) -> Grey:
         msg = f"{file} has {channels} channels of type {pixels.dtype}; an image is grey, RGB or RGBA"
         raise ValueError(msg)
     slices = pixels if channels > 1 else pixels[..., None]
-    if (depth := int(np.prod(slices.shape[:-3]))) != 1:
-        msg = f"{file} holds {depth} slices; save the one to be classified as a file of its own"
-        raise ValueError(msg)
     grey = _luminance(slices.reshape(slices.shape[-3:]))
     if not np.isfinite(grey).all():
         msg = f"{file} has pixels that are not finite"
@@ -100,12 +108,43 @@ def _luminance(pixels: Grey) -> Grey:
     return (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
 
 
+def _absence(file: Path) -> str:
+    if file.is_symlink():
+        return "is a link to nowhere; repair or remove it"
+    return "is no file" if file.exists() else "is missing"
+
+
 def _read(file: Path) -> sitk.Image:
-    try:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(file))
+    with _one_sentence(file):
+        reader.ReadImageInformation()
+    _check_size(file, reader.GetSize())
+    with _one_sentence(file):
         if file.name.lower().endswith((".nii", ".nii.gz")):
             _check_nifti(file)
+        image: sitk.Image = reader.Execute()
+    return image
+
+
+def _check_size(file: Path, size: Sequence[int]) -> None:
+    """Refuse, before any pixel is read, what its header says to be (width, height, ...) of no single slice."""
+    if (depth := math.prod(size[2:])) != 1:
+        msg = f"{file} holds {depth} slices; save the one to be classified as a file of its own"
+        raise ValueError(msg)
+    if size[0] * size[1] > MAX_PIXELS:
+        msg = (
+            f"{file} has {size[0]}×{size[1]} pixels; at most {MAX_PIXELS / 1e6:g} million are read, so make it smaller"
+        )
+        raise ValueError(msg)
+
+
+@contextmanager
+def _one_sentence(file: Path) -> Iterator[None]:
+    """Turn what libraries raise or print about a file into a ValueError that names it."""
+    try:
         with _library_messages() as messages:
-            image = sitk.ReadImage(str(file))
+            yield
     except Exception as error:  # a damaged file can raise anything
         reason = last_line(error)
         if "Unknown PixelType" in reason:
@@ -116,7 +155,6 @@ def _read(file: Path) -> sitk.Image:
     if damage:
         msg = f"{file} is damaged: {damage[0]}"
         raise ValueError(msg)
-    return image
 
 
 def _check_nifti(file: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.classification.images import SUFFIXES, is_image, read_grey, resize, unit_range
+from nnunet_ima.classification.images import SUFFIXES, is_image, is_plain, read_grey, resize, unit_range
 from nnunet_ima.classification.networks import Classifier
 
 BATCH = 64
@@ -19,18 +19,22 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a path is missing, or a folder holds no images.
+        ValueError: a name could not stand in a table.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.is_file() and is_image(file))
+            found = sorted(file for file in path.iterdir() if is_image(file) and not file.is_dir())
             if not found:
                 raise FileNotFoundError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             files += found
-        elif path.is_file():
+        elif path.is_file() or path.is_symlink():
             files.append(path)
         else:
             raise FileNotFoundError(f"{path} is missing")
+    for file in files:
+        if not is_plain(str(file)):
+            raise ValueError(f"{str(file)!r} has control characters in its name; rename it")
     return files
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any
 
 from nnunet_ima.classification.methods import METHODS, Method, Run, make_method, options, parse_method
+from nnunet_ima.classification.methods.base import Noise, Steps
 from nnunet_ima.datasets.tasks import plans_folder
 from nnunet_ima.files import read_json
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.ranges import Choice, Range, Text, check_values
 
 NETWORKS = ("resnet18", "small")
 SCHEDULES = ("constant", "one-cycle")
@@ -50,50 +51,32 @@ class Settings:
 
     method: str
     preset: str = "cpu"
-    network: str = "small"
-    encoder: str | None = None
-    frozen: bool = False
-    start_from: str | None = None
-    dropout: float = 0.0
-    size: int = 64
-    epochs: int = 20
-    batch_size: int = 32
-    learning_rate: float = 0.003
-    weight_decay: float = 0.01
-    schedule: str = "constant"
-    balanced: bool = False
-    norm: str = "L2"
-    reference_elements: int = 224 * 224
-    robust_eps: float = 3.0
-    robust_steps: int = 10
-    robust_images: int = 128
-    snapshot_interval: int = 4
-    seed: int = 0
+    network: Annotated[str, Choice(NETWORKS)] = "small"
+    encoder: Annotated[str | None, Text("a folder of a trained nnU-Net, or null")] = None
+    frozen: Annotated[bool, Choice((True, False))] = False
+    start_from: Annotated[str | None, Text("a method, or null")] = None
+    dropout: Annotated[float, Range(0, 0.99, closed=True)] = 0.0
+    size: Annotated[int, Range(1, 4096, closed=True, whole=True)] = 64
+    epochs: Annotated[int, Range(1, 100_000, closed=True, whole=True)] = 20
+    batch_size: Annotated[int, Range(1, 65_536, closed=True, whole=True)] = 32
+    learning_rate: Annotated[float, Range(0, 10)] = 0.003
+    weight_decay: Annotated[float, Range(0, 10, closed=True)] = 0.01
+    schedule: Annotated[str, Choice(SCHEDULES)] = "constant"
+    balanced: Annotated[bool, Choice((True, False))] = False
+    norm: Annotated[str, Choice(tuple(NORMS))] = "L2"
+    reference_elements: Annotated[int, Range(1, 1_000_000_000, closed=True, whole=True)] = 224 * 224
+    robust_eps: Noise = 3.0
+    robust_steps: Steps = 10
+    robust_images: Annotated[int, Range(1, 1_000_000, closed=True, whole=True)] = 128
+    snapshot_interval: Annotated[int, Range(1, 100_000, closed=True, whole=True)] = 4
+    seed: Annotated[int, Range(0, 2**32 - 1, closed=True, whole=True)] = 0
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the key."""
-        for key, allowed in (("network", NETWORKS), ("schedule", SCHEDULES), ("norm", tuple(NORMS))):
-            if getattr(self, key) not in allowed:
-                msg = f"{key} must be one of {', '.join(allowed)}, got {getattr(self, key)!r}"
-                raise ValueError(msg)
-        for key in ("size", "epochs", "batch_size", "reference_elements", "robust_steps", "robust_images"):
-            _check(key, getattr(self, key), whole=True, least=1)
-        _check("snapshot_interval", self.snapshot_interval, whole=True, least=1)
-        _check("seed", self.seed, whole=True, least=0)
-        for key in ("learning_rate", "robust_eps"):
-            _check(key, getattr(self, key), above=0)
-        _check("weight_decay", self.weight_decay, least=0)
-        _check("dropout", self.dropout, least=0)
-        if self.dropout >= 1:
-            msg = f"dropout must be below 1, got {self.dropout!r}"
-            raise ValueError(msg)
-        for key in ("frozen", "balanced"):
-            if not isinstance(getattr(self, key), bool):
-                msg = f"{key} must be true or false, got {getattr(self, key)!r}"
-                raise ValueError(msg)
+        check_values(type(self), {entry.name: getattr(self, entry.name) for entry in fields(self)})
         if self.start_from is not None:
-            parse_method(str(self.start_from))
+            parse_method(self.start_from)
         if self.frozen and self.encoder is None:
             msg = "frozen is meant for a trained encoder; name one with --encoder"
             raise ValueError(msg)
@@ -159,20 +142,7 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
     if chosen.get("start_from") == method:
         chosen["start_from"] = None  # "start_from=ce" is meant for the others
     given = {key: chosen.get(key, default) for key, default in own.items()}
-    for key, value in given.items():
-        if isinstance(own[key], (int, float)):
-            _check(key, value, whole=isinstance(own[key], int), least=0 if own[key] >= 0 else -math.inf)
-    for key in ("eps", "delta", "steps"):
-        if given.get(key) is not None:
-            _check(key, given[key], above=0)
     training = {key: value for key, value in chosen.items() if key in known}
-    return Settings(method=method, preset=preset, options=given, **training)
-
-
-def _check(key: str, value: Any, *, whole: bool = False, least: float = -math.inf, above: float = -math.inf) -> None:
-    number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value >= least and value > above):
-        kind = "a whole number" if whole else "a number"
-        bound = f"at least {least:g}" if least > -math.inf else f"above {above:g}"
-        msg = f"{key} must be {kind} {bound}, got {value!r}"
-        raise ValueError(msg)
+    settings = Settings(method=method, preset=preset, options=given, **training)
+    settings.make_method(())  # refuses impossible options now, before any image is read
+    return settings

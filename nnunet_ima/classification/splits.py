@@ -52,10 +52,12 @@ class Splits:
 
 
 def open_splits(file: Path, data: ImageSet, shares: tuple[float, ...] = SHARES, seed: int = 0) -> Splits:
-    """Return the stored splits of a data set; the first time, take the source's or make some, and store them.
+    """Return the stored splits of a data set; if none are, those that its source names, or new ones.
+
+    Nothing is written: `write_splits` is for when all else is known to be in order.
 
     Args:
-        file: JSON file, to lie beside the results.
+        file: JSON file beside the results, which need not exist.
         data: the data set.
         shares: of train, validation and test, if the source names no splits.
         seed: of the shuffling, if the source names no splits.
@@ -66,9 +68,7 @@ def open_splits(file: Path, data: ImageSet, shares: tuple[float, ...] = SHARES, 
     """
     wanted = source_splits(data) if data.splits is not None else None
     if not file.exists():
-        splits = wanted or make_splits(data, shares, seed)
-        write_splits(splits, file)
-        return splits
+        return wanted or make_splits(data, shares, seed)
     splits = read_splits(file, data)
     way_out = "store the new ones in another file, or remove this one and what was trained with it"
     if wanted is not None:

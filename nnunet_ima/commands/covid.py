@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,16 @@ class _Training:
         from nnunet_ima.classification.settings import resolve_settings
 
         changes: dict[str, Any] = parse_settings(self.settings) if self.settings else {}
-        changes["seed"] = self.seed
+        options: dict[str, Any] = {"seed": self.seed}
         if self.encoder is not None:
-            changes |= {"encoder": str(self.encoder.resolve()), "frozen": self.frozen}
+            options |= {"encoder": str(self.encoder.resolve()), "frozen": self.frozen}
         elif self.frozen:
             msg = "--frozen is meant for a trained encoder; name one with --encoder"
             raise ValueError(msg)
+        if twice := [key for key in options if key in changes]:
+            msg = f"{twice[0]}={changes[twice[0]]!r} belongs to --{twice[0]}, not to --set"
+            raise ValueError(msg)
+        changes |= options
         found: dict[str, Settings] = {}
 
         def add(method: str, after: tuple[str, ...]) -> None:
@@ -104,11 +109,15 @@ class _Training:
         return data, splits
 
     def _train(self, plans: dict[str, Settings], data: ImageSet, splits: Splits, device: str) -> dict[str, Path]:
-        """Train what is not trained yet; returns the files of the classifiers."""
-        from nnunet_ima.classification.fit import fit
+        """Train what is not trained yet; returns the files of the classifiers. Writes nothing before all is checked."""
+        from nnunet_ima.classification.fit import check, fit
+        from nnunet_ima.classification.splits import write_splits
         from nnunet_ima.classification.training_data import TrainingData
 
         training = TrainingData.of(data, splits)
+        for method, settings in plans.items():
+            check(training, settings, self.output / method, device)
+        write_splits(splits, self.output / "splits.json")
         files: dict[str, Path] = {}
         for method, settings in plans.items():
             start = None if settings.start_from is None else files[settings.start_from]
@@ -131,13 +140,14 @@ class Fit(_Training):
         """Train, and say what came out."""
         from nnunet_ima.classification.fit import suggested_eps
 
+        _check_writable(self.output)
         plans, device = self._resolve([self.method]), usable_device(self.device)
         data, splits = self._load(plans[self.method])
         files = self._train(plans, data, splits, device)
         folder = files[self.method].parent
         print(f"{files[self.method]} is trained: {_last_epoch(folder)}")
         if (folder / "margins.json").is_file():
-            level = suggested_eps(list(read_json(folder / "margins.json").values()))
+            level = suggested_eps(_margins(folder / "margins.json"))
             print(f"The margins suggest a noise level for plain adversarial training: --method adv{level:.1f}")
         print(f"Next: {PROGRAM} predict --model {files[self.method]} IMAGES")
 
@@ -178,6 +188,7 @@ class Compare(_Training):
             raise ValueError(msg)
         from nnunet_ima.classification.compare import audit_settings, choose_images, compare, usual_images
 
+        _check_writable(self.output)
         plans, device = self._resolve(self.methods), usable_device(self.device)
         trained = plans[self.methods[0]]
         settings = audit_settings(trained, self.eps, self.norm)
@@ -225,6 +236,12 @@ class Predict:
         from nnunet_ima.classification.networks import load_classifier
         from nnunet_ima.classification.predict import image_files, predict
 
+        if self.output is not None:
+            if self.output.is_dir():
+                raise ValueError(f"--output {self.output} is a folder; name a CSV file")
+            if not self.output.parent.is_dir():
+                raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
+            _check_writable(self.output.parent)
         files, device = image_files(self.images), usable_device(self.device)
         rows = predict(load_classifier(self.model, device), files, device)
         if self.output is None:
@@ -233,17 +250,42 @@ class Predict:
             write_atomically(self.output, csv_text(rows))
 
 
+def _check_writable(folder: Path) -> None:
+    """Raise ValueError, before hours of work, if nothing can be written to a folder, which need not exist yet."""
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        raise ValueError(f"--output {folder}: {place} is no folder; choose another one")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--output {folder}: {place} cannot be written to; choose another one")
+
+
 def _last_epoch(folder: Path) -> str:
     """The last line of a training's log in words."""
-    with (folder / "log.csv").open(newline="", encoding="utf-8") as stream:
-        row = list(csv.DictReader(stream))[-1]
-    sentence = (
-        f"validation accuracy {float(row['validation']):.3f}, "
-        f"{float(row['validation_robust']):.3f} under PGD, after epoch {row['epoch']}"
-    )
-    if row.get("margin_mean"):
-        sentence += f"; mean margin {float(row['margin_mean']):.2f}, largest {float(row['margin_max']):.2f}"
+    try:
+        with (folder / "log.csv").open(newline="", encoding="utf-8") as stream:
+            row = list(csv.DictReader(stream))[-1]
+        sentence = (
+            f"validation accuracy {float(row['validation']):.3f}, "
+            f"{float(row['validation_robust']):.3f} under PGD, after epoch {row['epoch']}"
+        )
+        if row.get("margin_mean"):
+            sentence += f"; mean margin {float(row['margin_mean']):.2f}, largest {float(row['margin_max']):.2f}"
+    except (LookupError, TypeError, ValueError, csv.Error) as error:
+        msg = f"{folder / 'log.csv'} is damaged, though the classifier is trained; remove {folder} to train it again"
+        raise ValueError(msg) from error
     return sentence
+
+
+def _margins(file: Path) -> list[float]:
+    """The margins of all training images."""
+    way_out = f"remove {file.parent} to train again"
+    stored = read_json(file, damaged=way_out)
+    margins = list(stored.values()) if isinstance(stored, dict) else []
+    if not margins or not all(isinstance(margin, (int, float)) for margin in margins):
+        raise ValueError(f"{file} does not list margins; {way_out}")
+    return margins
 
 
 Verb = Fit | Compare | Predict

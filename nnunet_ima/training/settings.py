@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 from nnunet_ima.datasets.tasks import find_task
+from nnunet_ima.ranges import Range as _Range
 
 PRESETS: dict[str, dict[str, Any]] = {
     # Fewer, larger steps; the first one rides on the gradient of the clean pass.
@@ -103,26 +103,6 @@ class Settings:
     def describe(self) -> str:
         """One line per setting, for logs."""
         return "\n".join(f"  {key}: {value}" for key, value in asdict(self).items())
-
-
-class _Range(NamedTuple):
-    """Values that a setting may take: above `low` (at least, if closed) and at most `high`."""
-
-    low: float
-    high: float = math.inf
-    closed: bool = False
-    whole: bool = False
-
-    def __str__(self) -> str:
-        text = f"{'a whole number' if self.whole else 'a number'} "
-        text += f"{'at least' if self.closed else 'greater than'} {self.low:g}"
-        return text + (f" and at most {self.high:g}" if self.high < math.inf else "")
-
-    def holds(self, value: Any) -> bool:
-        """Whether a value is such a number."""
-        if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return False
-        return math.isfinite(value) and value <= self.high and (value >= self.low if self.closed else value > self.low)
 
 
 _RANGES = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
+import torch
 
-from nnunet_ima.classification.methods import METHODS
+from nnunet_ima.classification.methods import METHODS, options
 from nnunet_ima.classification.settings import load_plan, preset_names, resolve_settings
 
 
@@ -46,6 +47,25 @@ def test_later_sources_win() -> None:
     assert resolve_settings("adv0.05", "cpu", {"norm": "Linf"}).budget.effective(0.05) == 0.05
 
 
+WRONG_TAUS = (3, "x", None, [], {}, [1], [[0]], [[0, 0, 0]], [["0", 1]], [[0, 0.5]], [[0, -1]], [[0, True]], [[0.5, 1]])
+WRONG_TAUS += ([[0, 0], [0.9, 2], [0.5, 1]], [[0, 0], [0, 1]], [[0, 0], [2, 1]], [[0, 10**9]])
+
+
+def test_structured_settings_come_from_json() -> None:
+    fat = resolve_settings("fat", "cpu", {"tau": [[0, 0], [0.5, 1]], "epochs": 10}).make_method(())
+    patience = []
+    for epoch in (0, 4, 5, 9):
+        fat.begin_epoch(epoch, torch.Generator())
+        patience.append(fat.patience)
+    assert patience == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_setting_of_every_method_has_a_range(name: str) -> None:
+    hints = get_type_hints(METHODS[name], include_extras=True)
+    assert all(hasattr(hints[key], "__metadata__") for key in options(name))
+
+
 @pytest.mark.parametrize(
     ("method", "preset", "changes", "message"),
     [
@@ -53,20 +73,49 @@ def test_later_sources_win() -> None:
         ("ce5", "cpu", {}, "ce uses no noise"),
         ("ima", "gpu", {}, "unknown preset 'gpu'; known are paper, cpu"),
         ("ima", "cpu", {"foo": 1}, "unknown setting foo; known are"),
-        ("ima", "cpu", {"epochs": 0}, "epochs must be a whole number at least 1, got 0"),
+        ("ima", "cpu", {"epochs": 0}, "epochs must be a whole number at least 1 and at most 100000, got 0"),
         ("ima", "cpu", {"epochs": 2.5}, "epochs must be a whole number"),
         ("ima", "cpu", {"beta": "x"}, "beta must be a number"),
-        ("ima", "cpu", {"eps": -1}, "eps must be a number above 0"),
-        ("ima", "cpu", {"delta": 0}, "delta must be a number above 0"),
-        ("ima", "cpu", {"steps": 0}, "steps must be a number above 0"),
-        ("ima", "cpu", {"learning_rate": float("nan")}, "learning_rate must be a number above 0"),
-        ("ima", "cpu", {"dropout": 1}, "dropout must be below 1"),
+        ("ima", "cpu", {"eps": -1}, "eps must be a number greater than 0"),
+        ("ima", "cpu", {"delta": 0}, "delta must be a number greater than 0"),
+        ("ima", "cpu", {"steps": 0}, "steps must be a whole number at least 1"),
+        ("ima", "cpu", {"learning_rate": float("nan")}, "learning_rate must be a number greater than 0"),
+        ("ima", "cpu", {"dropout": 1}, "dropout must be a number at least 0 and at most 0.99"),
         ("ima", "cpu", {"schedule": "cosine"}, "schedule must be one of constant, one-cycle"),
         ("ima", "cpu", {"frozen": True}, "frozen is meant for a trained encoder"),
-        ("ima", "cpu", {"balanced": 1}, "balanced must be true or false"),
+        ("ima", "cpu", {"balanced": 1}, "balanced must be one of true, false, got 1"),
         ("ima", "cpu", {"start_from": "zero"}, "unknown method 'zero'"),
         ("adv", "cpu", {"norm": "Linf"}, "adv needs a noise level of its own"),
         ("adv3", "cpu", {"eps": 3}, "keep one of them"),
+        ("ima", "cpu", {"beta": 7}, "beta must be a number at least 0 and at most 1, got 7"),
+        ("ima", "cpu", {"steps": 2.5}, "steps must be a whole number"),
+        ("ima", "cpu", {"eps": True}, "eps must be a number .* got True"),
+        ("ima", "cpu", {"eps": 10**400}, r"eps must be a number .* got 10+\.\.\."),
+        ("ima", "cpu", {"alpha": [4]}, r"alpha must be a number .* got \[4\]"),
+        (
+            "ima",
+            "cpu",
+            {"bisection_steps": 10**9},
+            "bisection_steps must be a whole number .* at most 1000",
+        ),
+        ("ima3", "cpu", {"delta": 4}, r"delta \(4\) must not exceed eps \(3\)"),
+        ("ima3", "cpu", {"bisection_tolerance": 0}, "bisection_tolerance must be a number greater than 0"),
+        ("ima" + "9" * 400, "cpu", {}, "eps must be .* got inf"),
+        ("adv0", "cpu", {}, "eps must be a number greater than 0"),
+        ("trades", "cpu", {"weight": -1}, "weight must be a number at least 0"),
+        ("trades", "cpu", {"start": 0}, "start must be a number greater than 0"),
+        ("mma", "cpu", {"clean_share": 2}, "clean_share must be a number at least 0 and at most 1"),
+        ("mma", "cpu", {"first": 0}, "first must be a number greater than 0"),
+        ("ddn", "cpu", {"gamma": 1}, "gamma must be a number greater than 0 and at most 0.99"),
+        ("ddn1", "cpu", {"norm": "Linf"}, "L2 norm only"),
+        ("gairat", "cpu", {"begin": -0.1}, "begin must be a number at least 0 and at most 1"),
+        ("gairat", "cpu", {"shift": None}, "shift must be a number .* got None"),
+        *(("fat", "cpu", {"tau": tau}, "tau must be pairs of a share") for tau in WRONG_TAUS),
+        ("ce", "cpu", {"encoder": 5}, "encoder must be a folder of a trained nnU-Net, or null, got 5"),
+        ("ce", "cpu", {"start_from": ["ce"]}, "start_from must be a method, or null"),
+        ("ce", "cpu", {"norm": ["L2"]}, "norm must be one of L2, Linf"),
+        ("ce", "cpu", {"size": 100_000}, "size must be a whole number at least 1 and at most 4096"),
+        ("ce", "cpu", {"seed": 2**70}, "seed must be a whole number at least 0 and at most 4294967295"),
     ],
 )
 def test_wrong_settings_are_refused(method: str, preset: str, changes: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def test_faults_of_a_csv(sheet: Callable[[str], Path], text: str, message: str) 
 
 
 def test_csv_with_missing_files_or_of_another_kind(folder: Path, sheet: Callable[[str], Path]) -> None:
-    with pytest.raises(FileNotFoundError, match=r"1 image cannot be used; .*\n.*none\.png is missing"):
+    with pytest.raises(FileNotFoundError, match=r"none\.png is missing; --skip-faulty leaves"):
         load(sheet(f"image,label\n{ONE},a\nnone.png,b\n"))
     with pytest.raises(ValueError, match=r"single class \(a\)"):
         load(sheet(f"image,label\n{ONE},a\n{TWO},a\n"))
@@ -177,6 +177,18 @@ def test_faulty_images_are_named_or_skipped(folder: Path) -> None:
         file.write_bytes(b"")
     with pytest.raises(ValueError, match="no readable image of class COVID: "):
         load(folder, skip_faulty=True)
+
+
+def test_links_to_nowhere_are_listed_among_the_skipped(folder: Path) -> None:
+    for name, target in (("loop.png", "loop.png"), ("broken.png", "none.png")):
+        (folder / "COVID" / name).symlink_to(target)
+    with pytest.raises(FileNotFoundError, match=r"(?s)2 images cannot be used.*broken\.png is a link to nowhere.*loop"):
+        load(folder)
+    skipped = load(folder, skip_faulty=True).skipped
+    assert [fault.split(" is ")[0] for fault in skipped] == [
+        f"{folder}/COVID/broken.png",
+        f"{folder}/COVID/loop.png",
+    ]
 
 
 def test_duplicates_are_found_by_pixels(folder: Path) -> None:

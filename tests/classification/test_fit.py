@@ -114,6 +114,8 @@ def test_resuming_equals_no_interruption(
         fit(training_data(), chosen, tmp_path / "twice")
     undo()
     assert not (tmp_path / "twice" / MODEL).exists()
+    (tmp_path / "twice" / "snapshots.json").write_text("[")  # is written anew, from the checkpoint's log
+    (tmp_path / "twice" / "log.csv").write_bytes(b"\xff")
     twice = fit(training_data(), chosen, tmp_path / "twice")
     first, second = (load_classifier(file).network.state_dict() for file in (once, twice))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -122,6 +124,8 @@ def test_resuming_equals_no_interruption(
         for file in (once, twice)
     ]
     assert without_time[0] == without_time[1]
+    snapshots = [json.loads((file.parent / "snapshots.json").read_text()) for file in (once, twice)]
+    assert snapshots[0] == snapshots[1] != []
 
 
 def test_a_finished_training_is_not_repeated(trained: Path) -> None:

@@ -164,6 +164,8 @@ def test_stored_splits_come_back(tmp_path: Path) -> None:
     file = tmp_path / "results" / "splits.json"
     made = open_splits(file, data, seed=5)
     assert made == make_splits(data, seed=5)
+    assert not file.parent.exists()  # storing them is for later, when all is known to be in order
+    write_splits(made, file)
     assert open_splits(file, data, seed=5) == read_splits(file, data) == made
     with pytest.raises(ValueError, match=r"made with shares .* and seed 5, not .* and 6"):
         open_splits(file, data, seed=6)
@@ -172,6 +174,7 @@ def test_stored_splits_come_back(tmp_path: Path) -> None:
 def test_splits_of_the_source_are_stored_and_compared(tmp_path: Path) -> None:
     data = dataset((3, 3), splits=["train", "validation", "test"] * 2)
     file = tmp_path / "splits.json"
+    write_splits(open_splits(file, data), file)
     assert open_splits(file, data) == source_splits(data) == read_splits(file, data)
     changed = dataclasses.replace(data, splits=("train", "validation", "test", "validation", "train", "test"))
     with pytest.raises(ValueError, match=r"differs from the splits in somewhere for 003\.png, 004\.png; store"):

@@ -16,6 +16,7 @@ from nnunet_ima.classification.methods.gairat import GeometryAware
 from nnunet_ima.classification.methods.ima import IncreasingMargin
 from nnunet_ima.classification.methods.mma import MaxMargin
 from nnunet_ima.classification.methods.trades import Trades
+from nnunet_ima.ranges import check_values
 
 METHODS: dict[str, type[Method]] = {
     "ce": CrossEntropy,
@@ -35,7 +36,7 @@ def parse_method(text: str) -> tuple[str, float | None]:
     Raises:
         ValueError: there is no such method, or one without noise has a number.
     """
-    found = re.fullmatch(r"([a-z]+)(\d+(?:\.\d+)?)?", text)
+    found = re.fullmatch(r"([a-z]+)([0-9]+(?:\.[0-9]+)?)?", text)
     name, level = (found[1], found[2]) if found else (text, None)
     if name not in METHODS:
         msg = f"unknown method {text!r}; known are {', '.join(METHODS)}, with a noise level if wanted: adv10"
@@ -68,4 +69,5 @@ def make_method(name: str, run: Run, given: Mapping[str, Any]) -> Method:
     if "eps" in known and given.get("eps") is None:
         msg = f"the method {name} needs a noise level, for example {name}10"
         raise ValueError(msg)
+    check_values(METHODS[name], given)
     return METHODS[name](run=run, **given)

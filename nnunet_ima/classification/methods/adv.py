@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.ascent import Climbed, climb
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.classification.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
 from nnunet_ima.perturbation.norms import per_sample
 
 
@@ -23,9 +23,9 @@ class Adversarial(Method):
         patience: further steps on an image that is wrong; None: all.
     """
 
-    eps: float
-    steps: int = 20
-    alpha: float = 4.0
+    eps: Noise
+    steps: Steps = 20
+    alpha: StepFactor = 4.0
     patience: int | None = field(init=False, default=None)
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,14 @@ from torch import Tensor, nn
 
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import Norm
+from nnunet_ima.ranges import Range
+
+# Types of settings that several methods share, with their ranges. No L2 norm of an image in [0, 1] comes near 10⁶.
+Noise = Annotated[float, Range(0, 1e6)]
+Steps = Annotated[int, Range(1, 100_000, closed=True, whole=True)]
+Evaluations = Annotated[int, Range(0, 1000, closed=True, whole=True)]
+StepFactor = Annotated[float, Range(0, 1e6)]
+Share = Annotated[float, Range(0, 1, closed=True)]
 
 
 class Step(NamedTuple):
@@ -49,7 +57,7 @@ class Run:
 
 @dataclass(kw_only=True)
 class Method(ABC):
-    """A way to train; the subclass's fields are its settings, their defaults those of its paper.
+    """A way to train; the subclass's fields are its settings, with their ranges and, as defaults, its paper's values.
 
     Networks must treat samples independently in evaluation mode, in which all attacks run.
 

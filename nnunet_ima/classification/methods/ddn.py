@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.classification.methods.base import Method, Noise, Step, Steps, evaluating
+from nnunet_ima.ranges import Range
 
 # Foolbox wants the range of images and cuts noise off there; nothing is to be cut off.
 UNBOUNDED = (-1e3, 1e3)
@@ -26,10 +28,10 @@ class DecoupledDirectionNorm(Method):
         gamma: by which share the norm grows while the model is right and shrinks while it is wrong.
     """
 
-    eps: float
-    steps: int = 100
-    first: float = 1.0
-    gamma: float = 0.05
+    eps: Noise
+    steps: Steps = 100
+    first: Noise = 1.0
+    gamma: Annotated[float, Range(0, 0.99)] = 0.05
 
     def __post_init__(self) -> None:
         if self.run.norm.name != "L2":

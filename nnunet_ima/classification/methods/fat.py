@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 
 from nnunet_ima.classification.methods.adv import Adversarial
+from nnunet_ima.classification.methods.base import StepFactor, Steps
+from nnunet_ima.ranges import Range
+
+
+class Patience:
+    """Pairs (share of the epochs, steps); they may be lists, as JSON has no other pairs."""
+
+    share, steps = Range(0, 1, closed=True), Range(0, 100_000, closed=True, whole=True)
+
+    def __str__(self) -> str:
+        return (
+            "pairs of a share of the epochs (from 0 on, ascending, at most 1) and a whole number of steps "
+            f"({self.steps.low:g} to {self.steps.high:.0f}), such as [[0, 0], [0.5, 1], [0.9, 2]]"
+        )
+
+    def holds(self, value: Any) -> bool:
+        """Whether a value is such pairs."""
+        if not isinstance(value, list | tuple) or not value:
+            return False
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in value):
+            return False
+        if not all(self.share.holds(share) and self.steps.holds(steps) for share, steps in value):
+            return False
+        shares = [share for share, _ in value]
+        return shares[0] == 0 and shares == sorted(set(shares))
 
 
 @dataclass(kw_only=True)
@@ -20,9 +46,9 @@ class Friendly(Adversarial):
         tau: τ from which share of the epochs on; the paper raises it from 0 to 2 while the model learns.
     """
 
-    steps: int = 10
-    alpha: float = 2.26
-    tau: tuple[tuple[float, int], ...] = ((0.0, 0), (0.5, 1), (0.9, 2))
+    steps: Steps = 10
+    alpha: StepFactor = 2.26
+    tau: Annotated[tuple[tuple[float, int], ...], Patience()] = ((0.0, 0), (0.5, 1), (0.9, 2))
 
     def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
         """See `Method.begin_epoch`."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.adv import Adversarial
-from nnunet_ima.classification.methods.base import Step
+from nnunet_ima.classification.methods.base import Share, Step, StepFactor, Steps
+from nnunet_ima.ranges import Range
 
 
 @dataclass(kw_only=True)
@@ -24,10 +26,10 @@ class GeometryAware(Adversarial):
         begin: share of the epochs after which weights are used; before, all count alike.
     """
 
-    steps: int = 10
-    alpha: float = 2.26
-    shift: float = -1.0
-    begin: float = 0.5
+    steps: Steps = 10
+    alpha: StepFactor = 2.26
+    shift: Annotated[float, Range(-100, 100, closed=True)] = -1.0
+    begin: Share = 0.5
     weighing: bool = field(init=False, default=False)
 
     def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:

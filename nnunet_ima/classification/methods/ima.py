@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.classification.methods.base import (
+    Evaluations,
+    Method,
+    Noise,
+    Share,
+    Step,
+    StepFactor,
+    Steps,
+    evaluating,
+)
 from nnunet_ima.ima.bpgd import Search, bpgd
 from nnunet_ima.ima.criteria import ArgmaxCriterion
 from nnunet_ima.ima.margins import MarginTable
 from nnunet_ima.ima.objective import objective
+from nnunet_ima.ranges import Range
 
 
 @dataclass(kw_only=True)
@@ -31,16 +41,19 @@ class IncreasingMargin(Method):
         bisection_tolerance: length, as a share of the margin, at which that search ends.
     """
 
-    eps: float
-    delta: float | None = None
-    beta: float = 0.5
-    steps: int = 20
-    alpha: float = 4.0
-    bisection_steps: int = 10
-    bisection_tolerance: float = 0.01
+    eps: Noise
+    delta: Annotated[float | None, Range(0, 1e6)] = None
+    beta: Share = 0.5
+    steps: Steps = 20
+    alpha: StepFactor = 4.0
+    bisection_steps: Evaluations = 10
+    bisection_tolerance: Annotated[float, Range(0, 1)] = 0.01
     table: MarginTable = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        if self.delta is not None and self.delta > self.eps:
+            msg = f"delta ({self.delta:g}) must not exceed eps ({self.eps:g})"
+            raise ValueError(msg)
         delta = self.eps / self.run.epochs if self.delta is None else self.delta
         self.table = MarginTable(self.run.ids, delta, self.eps, damped=False)
 

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.classification.methods.base import (
+    Evaluations,
+    Method,
+    Noise,
+    Share,
+    Step,
+    StepFactor,
+    Steps,
+    evaluating,
+)
 from nnunet_ima.ima.boundary import Segment, find_boundary
 from nnunet_ima.ima.criteria import ArgmaxCriterion
 from nnunet_ima.perturbation.norms import per_sample
+from nnunet_ima.ranges import Range
 
 ROOM = 1.05  # how far beyond the largest margin the boundary is looked for
 
@@ -49,12 +59,12 @@ class MaxMargin(Method):
         clean_share: of the clean cross-entropy.
     """
 
-    eps: float
-    steps: int = 10
-    alpha: float = 2.5
-    bisection_steps: int = 10
-    first: float = 0.1
-    clean_share: float = 1 / 3
+    eps: Noise
+    steps: Steps = 10
+    alpha: StepFactor = 2.5
+    bisection_steps: Evaluations = 10
+    first: Annotated[float, Range(0, 1)] = 0.1
+    clean_share: Share = 1 / 3
     found: dict[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import Method, Step, evaluating
+from nnunet_ima.classification.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
 from nnunet_ima.perturbation.norms import per_sample
+from nnunet_ima.ranges import Range
 
 
 @dataclass(kw_only=True)
@@ -25,11 +27,11 @@ class Trades(Method):
         start: size of the random start as a share of ε, since the divergence has no gradient at the clean image.
     """
 
-    eps: float
-    weight: float = 6.0
-    steps: int = 10
-    alpha: float = 2.26
-    start: float = 0.03
+    eps: Noise
+    weight: Annotated[float, Range(0, 1e6, closed=True)] = 6.0
+    steps: Steps = 10
+    alpha: StepFactor = 2.26
+    start: Annotated[float, Range(0, 1)] = 0.03
 
     def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
         """See `Method.step`."""
