@@ -74,13 +74,18 @@ def refuse_not_finite(weights: Mapping[str, Any], file: Path) -> None:
         file: where they come from, for the message.
 
     Raises:
-        ValueError: one of them is NaN or infinite.
+        ValueError: one of them is NaN or infinite, or no usual tensor.
     """
     for name, value in weights.items():
-        if isinstance(value, torch.Tensor) and not (finite := torch.isfinite(value)).all():
+        if not isinstance(value, torch.Tensor):
+            continue
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            msg = f"{file} holds {name!r} as a sparse, quantised or empty tensor, which no trained network has"
+            raise ValueError(msg)
+        if not (finite := torch.isfinite(value)).all():
             msg = (
                 f"{file} holds weights that are not finite: {int((~finite).sum())} of the {value.numel()} values of "
-                f"{name} are NaN or infinite; take another checkpoint, or train the network again"
+                f"{name!r} are NaN or infinite; take another checkpoint, or train the network again"
             )
             raise ValueError(msg)
 

@@ -166,13 +166,15 @@ def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str
 def _load(file: Path, trust: bool) -> dict[str, Any]:
     way_out = "If you trust where it comes from, add --trust-checkpoint"
     checkpoint = load_checkpoint(file, needs=_NEEDS, way_out=way_out, trust=trust)
-    trainer, arguments = checkpoint["trainer_name"], checkpoint["init_args"]
+    weights, trainer, arguments = (checkpoint[entry] for entry in _NEEDS)
     if not (isinstance(trainer, str) and trainer.isidentifier()):
         msg = f"{file}: trainer_name must be the name of a class, got {reprlib.repr(trainer)}"
         raise ValueError(msg)
-    if not isinstance(arguments, dict):
-        msg = f"{file}: init_args must be the arguments of its trainer, got {reprlib.repr(arguments)}"
-        raise ValueError(msg)
+    for entry, value in (("init_args", arguments), ("network_weights", weights)):
+        if not isinstance(value, dict):
+            msg = f"{file}: {entry} must be a dictionary, got {reprlib.repr(value)}"
+            raise ValueError(msg)
+    refuse_not_finite(weights, file)
     return checkpoint
 
 
@@ -236,7 +238,7 @@ def _network(
             f"nnU-Net's own network ({reason[:200]}). Install the package that {trainer} is part of"
         )
         raise ValueError(msg) from error
-    refuse_not_finite(network.state_dict(), file)
+    refuse_not_finite(network.state_dict(), file)  # of the network's own, perhaps lower, precision
     return network.eval().requires_grad_(False)
 
 

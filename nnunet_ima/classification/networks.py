@@ -122,7 +122,7 @@ def load_classifier(file: Path, device: str | torch.device = "cpu") -> Classifie
     except Exception as error:  # whatever a damaged description makes of the classes that it names
         msg = f"{file} is no complete classifier ({first_line(error)}); train it again"
         raise ValueError(msg) from error
-    refuse_not_finite(network.state_dict(), file)
+    refuse_not_finite(stored["weights"], file)
     network = network.to(device).eval().requires_grad_(False)
     return Classifier(network, tuple(classes), size, settings, epoch, file)
 

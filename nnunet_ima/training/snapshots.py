@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -84,7 +84,7 @@ def _snapshot(entry: dict[str, Any], place: int, index: Path) -> Snapshot:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_inside(folder: Path, file: str) -> bool:
