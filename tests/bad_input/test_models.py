@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +43,18 @@ def stored(trained_model: Path) -> dict[str, Any]:
     return {
         "plans.json": json.loads((trained_model / "plans.json").read_text()),
         "dataset.json": json.loads((trained_model / "dataset.json").read_text()),
-        "checkpoint": torch.load(trained_model / CHECKPOINT, weights_only=False),
+        "checkpoint": torch.load(trained_model / CHECKPOINT, weights_only=False) | {"optimizer_state": {}},
     }
 
 
 @pytest.fixture
-def model(trained_model: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained_model, tmp_path / "model"))
+def model(stored: dict[str, Any], tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    (folder / "fold_0").mkdir(parents=True)
+    for name in ("plans.json", "dataset.json"):
+        (folder / name).write_text(json.dumps(stored[name]))
+    torch.save(stored["checkpoint"], folder / CHECKPOINT)
+    return folder
 
 
 def audit(capsys: Capture, model: Path, *named: str, more: Sequence[str] = ()) -> None:
@@ -120,10 +124,16 @@ def test_impossible_configuration(key: str, value: Any, model: Path, stored: dic
     plans["configurations"]["2d"][key] = value
     (model / "plans.json").write_text(json.dumps(plans))
     audit(capsys, model, str(model / "plans.json"), key)
+
+
+@pytest.mark.parametrize(
+    "key", ["patch_size", "spacing", "preprocessor_name", "use_mask_for_norm", "resampling_fn_seg"]
+)
+def test_configuration_that_lacks_an_entry(key: str, model: Path, stored: dict[str, Any], capsys: Capture) -> None:
+    plans = json.loads(json.dumps(stored["plans.json"]))
     del plans["configurations"]["2d"][key]
-    if key != "architecture":  # nnU-Net then reads the plans as those of its first versions
-        (model / "plans.json").write_text(json.dumps(plans))
-        audit(capsys, model, str(model / "plans.json"), f"lacks {key}")
+    (model / "plans.json").write_text(json.dumps(plans))
+    audit(capsys, model, str(model / "plans.json"), f"lacks {key}")
 
 
 @pytest.mark.parametrize(
