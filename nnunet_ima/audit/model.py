@@ -6,15 +6,12 @@ import contextlib
 import copy
 import inspect
 import io
-import pickle
-import pydoc
-import re
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -23,21 +20,12 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunet_ima.files import read_json
+from nnunet_ima.architecture import is_installed
+from nnunet_ima.audit.plans import read_configuration, read_model_json, refuse_foreign_network
+from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finite
 from nnunet_ima.ima.voxelwise import Labels
 
-# nnU-Net keeps a few numbers of its log as NumPy scalars. These types hold numbers and run nothing; NumPy 1 called the
-# first module by another name.
-_HARMLESS: list[Any] = [
-    np.dtype,
-    np.ndarray,
-    *(
-        (function, f"numpy.{core}.multiarray.{name}")
-        for core in ("core", "_core")
-        for name, function in (("scalar", np.float64(0).__reduce__()[0]), ("_reconstruct", np.empty(0).__reduce__()[0]))
-    ),
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
-]
+_NEEDS = "network_weights", "trainer_name", "init_args"
 
 
 @dataclass(frozen=True)
@@ -133,19 +121,20 @@ def open_model(
         ValueError: a file is damaged or would run code, the weights do not fit the plans, or the model is the second
             stage of a cascade.
     """
-    missing = f"{folder} is no results folder of nnU-Net (it holds plans.json, dataset.json, fold_0)"
-    plans, dataset_json = (read_json(folder / name, missing=missing) for name in ("plans.json", "dataset.json"))
+    manager, dataset_json = read_model_json(folder)
     files = _checkpoint_files(folder, folds, checkpoint)
-    loaded = [_load_checkpoint(file, trust_checkpoint) for file in files]
-    first = loaded[0]
-    manager, name, configuration = _configuration(plans, first, files[0], folder)
+    loaded = [_load(file, trust_checkpoint) for file in files]
+    first, name = loaded[0], str(loaded[0]["init_args"].get("configuration"))
+    channels = len(dataset_json.get("channel_names") or dataset_json["modality"])
+    configuration = read_configuration(manager, name, channels, folder / "plans.json", files[0])
+    _refuse_cascade(configuration, folder)
     if not trust_checkpoint:
-        refuse_code(*_architecture(configuration, folder / "plans.json"), folder / "plans.json")
+        refuse_foreign_network(configuration, folder / "plans.json")
     networks = tuple(
         _network(manager, configuration, dataset_json, entry, file).to(device)
         for entry, file in zip(loaded, files, strict=True)
     )
-    mirror_axes = first.get("inference_allowed_mirroring_axes")
+    mirror_axes = _mirror_axes(first, len(configuration.patch_size), files[0])
     return TrainedModel(
         folder=folder,
         trainer=str(first["trainer_name"]),
@@ -156,7 +145,7 @@ def open_model(
         plans=manager,
         configuration=configuration,
         dataset_json=dataset_json,
-        mirror_axes=tuple(mirror_axes) if mirror_axes else None,
+        mirror_axes=mirror_axes,
         device=torch.device(device),
     )
 
@@ -174,92 +163,39 @@ def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str
     return [folder / f"fold_{fold}" / checkpoint for fold in wanted]
 
 
-def _load_checkpoint(file: Path, trust: bool) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            loaded = torch.load(file, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        wanted = _foreign_names(file) or " ".join(re.findall(r"GLOBAL (\S+)", str(error))) or "in a foreign format"
-        msg = (
-            f"{file} would run code that is not part of PyTorch when it is loaded ({wanted}). If you trust where it "
-            "comes from, add --trust-checkpoint"
-        )
-        raise ValueError(msg) from error
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError, ImportError) as error:
-        msg = f"{file} is damaged or no checkpoint of PyTorch: {str(error).splitlines()[0] if str(error) else error!r}"
-        raise ValueError(msg) from error
-    missing = {"network_weights", "trainer_name", "init_args"} - set(loaded if isinstance(loaded, dict) else ())
-    if missing:
-        msg = f"{file} is no checkpoint of nnU-Net: it lacks {', '.join(sorted(missing))}"
+def _load(file: Path, trust: bool) -> dict[str, Any]:
+    way_out = "If you trust where it comes from, add --trust-checkpoint"
+    checkpoint = load_checkpoint(file, needs=_NEEDS, way_out=way_out, trust=trust)
+    weights, trainer, arguments = (checkpoint[entry] for entry in _NEEDS)
+    if not (isinstance(trainer, str) and trainer.isidentifier()):
+        msg = f"{file}: trainer_name must be the name of a class, got {reprlib.repr(trainer)}"
         raise ValueError(msg)
-    return dict(loaded)
+    for entry, value in (("init_args", arguments), ("network_weights", weights)):
+        if not isinstance(value, dict):
+            msg = f"{file}: {entry} must be a dictionary, got {reprlib.repr(value)}"
+            raise ValueError(msg)
+    refuse_not_finite(weights, file)
+    return checkpoint
 
 
-def _foreign_names(file: Path) -> str:
-    with contextlib.suppress(Exception), torch.serialization.safe_globals(_HARMLESS):
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-    return ""
-
-
-def _configuration(
-    plans: Any, checkpoint: dict[str, Any], file: Path, folder: Path
-) -> tuple[PlansManager, str, ConfigurationManager]:
-    """Plans, and name and content of the configuration that a checkpoint was trained with."""
-    try:
-        manager = PlansManager(dict(plans))
-        name = str(checkpoint["init_args"]["configuration"])
-        configuration = manager.get_configuration(name)
-    except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        msg = f"{file} does not fit {folder / 'plans.json'}: {error}"
-        raise ValueError(msg) from error
+def _refuse_cascade(configuration: ConfigurationManager, folder: Path) -> None:
     if configuration.previous_stage_name is not None:
         msg = (
             f"{folder} is the second stage of a cascade; its input holds the first stage's segmentation, which noise "
-            f"would change too. Audit the first stage ({configuration.previous_stage_name}) or a single-stage model"
+            f"would change too. Audit the first stage ({configuration.previous_stage_name!r}) or a single-stage model"
         )
         raise ValueError(msg)
-    return manager, name, configuration
 
 
-def _architecture(configuration: ConfigurationManager, file: Path) -> tuple[str, Mapping[str, Any], Sequence[str]]:
-    """Name, options and names to import of the network that plans describe."""
-    try:
-        return (
-            configuration.network_arch_class_name,
-            configuration.network_arch_init_kwargs,
-            configuration.network_arch_init_kwargs_req_import,
-        )
-    except Exception as error:  # whatever damaged plans raise
-        msg = f"the network that {file} describes cannot be found: {error}"
-        raise ValueError(msg) from error
-
-
-def refuse_code(class_name: str, options: Mapping[str, Any], imported: Sequence[str], file: Path) -> None:
-    """Refuse an architecture that names other things than parts of networks: nnU-Net calls what it names.
-
-    Args:
-        class_name: network_class_name of the architecture in plans.
-        options: its arch_kwargs.
-        imported: its _kw_requires_import.
-        file: where it comes from, for the message.
-
-    Raises:
-        ValueError: it names something else.
-    """
-    try:
-        named = {name: pydoc.locate(name) for name in (options[key] for key in imported) if name is not None}
-        named[class_name] = pydoc.locate(class_name)
-    except Exception as error:  # whatever the modules on the way raise at import
-        msg = f"the network that {file} describes cannot be found: {error}"
-        raise ValueError(msg) from error
-    for name, found in named.items():
-        # What is not found is not called; nnU-Net looks for a network that has moved in its own package.
-        if found is not None and not (inspect.isclass(found) and issubclass(found, nn.Module)):
-            msg = (
-                f"{file} names {name}, which is no part of a network and would run when the network is built. If you "
-                "trust where it comes from, add --trust-checkpoint"
-            )
-            raise ValueError(msg)
+def _mirror_axes(checkpoint: dict[str, Any], dimensions: int, file: Path) -> tuple[int, ...] | None:
+    axes = checkpoint.get("inference_allowed_mirroring_axes")
+    if axes is None:
+        return None
+    known = range(dimensions)
+    if not (isinstance(axes, list | tuple) and all(axis in known for axis in axes) and len(set(axes)) == len(axes)):
+        msg = f"{file}: inference_allowed_mirroring_axes must be some of {list(known)}, got {reprlib.repr(axes)}"
+        raise ValueError(msg)
+    return tuple(int(axis) for axis in axes) or None
 
 
 def _network(
@@ -287,12 +223,14 @@ def _network(
             enable_deep_supervision=False,
         )
     except Exception as error:  # whatever damaged plans make of the classes that they name
-        msg = f"no network can be built from plans.json and dataset.json in {file.parent.parent}: {error!r}"
+        name = configuration.configuration["architecture"].get("network_class_name")
+        reason = repr(error) if is_installed(name) else f"the network {name!r} is unknown here; install its package"
+        msg = f"no network can be built from plans.json and dataset.json in {file.parent.parent}: {reason}"
         raise ValueError(msg) from error
     try:
         network.load_state_dict(checkpoint["network_weights"])
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).splitlines()[1 if "\n" in str(error) else 0].strip()
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[1 if "\n" in str(error) else 0].strip()
         msg = (
             f"the weights in {file} do not fit the network of its plans ({reason[:200]})"
             if builder
@@ -300,6 +238,7 @@ def _network(
             f"nnU-Net's own network ({reason[:200]}). Install the package that {trainer} is part of"
         )
         raise ValueError(msg) from error
+    refuse_not_finite(network.state_dict(), file)  # of the network's own, perhaps lower, precision
     return network.eval().requires_grad_(False)
 
 
@@ -309,4 +248,4 @@ def _trainer_class(name: str) -> tuple[Any, str]:
         with contextlib.redirect_stdout(io.StringIO()):
             return recursive_find_trainer_class_by_name(name), ""
     except Exception as error:  # whatever the modules on the way raise at import
-        return None, str(error).split(" in nnunetv2")[0].splitlines()[0]
+        return None, first_line(error).split(" in nnunetv2")[0]

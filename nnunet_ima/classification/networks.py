@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_ima.audit.model import open_model, refuse_code
+from nnunet_ima.architecture import check_architecture
+from nnunet_ima.audit.model import open_model
+from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finite
 from nnunet_ima.classification.head import EncoderClassifier, small_architecture
 from nnunet_ima.classification.resnet import resnet18
 from nnunet_ima.classification.settings import Settings
 
 Description = dict[str, Any]
 """{"kind": "resnet18"} or {"kind": "encoder", "architecture": as in nnU-Net's plans}."""
+
+LARGEST_SIZE = 4096
+"""Of images: eight times a CT slice; a batch of 64 of them takes 4 GiB before the network has begun."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,16 @@ def new_network(settings: Settings, classes: int) -> tuple[nn.Module, Descriptio
 
 
 def build(description: Description, classes: int, dropout: float = 0.0) -> nn.Module:
-    """Build a network from its description, with fresh weights."""
+    """Build a network from its description, with fresh weights.
+
+    Raises:
+        ValueError: there is no such kind of network, or the encoder cannot be built.
+    """
     if description["kind"] == "resnet18":
         return resnet18(classes, dropout=dropout)
+    if description["kind"] != "encoder":
+        msg = f"a classifier's network is resnet18 or an encoder, got {description['kind']!r}"
+        raise ValueError(msg)
     return EncoderClassifier.from_architecture(description["architecture"], 1, classes, dropout)
 
 
@@ -92,22 +104,38 @@ def load_classifier(file: Path, device: str | torch.device = "cpu") -> Classifie
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged or no classifier of ours.
+        ValueError: it is damaged, would run code, is no classifier of ours, or holds an impossible value.
     """
     stored = load_checked(file, "nnunet_ima_classifier")
     try:
-        if stored["network"]["kind"] == "encoder":
-            described = stored["network"]["architecture"]
-            named = described["network_class_name"], described["arch_kwargs"], described["_kw_requires_import"]
-            refuse_code(*named, file)
-        network = build(stored["network"], len(stored["classes"]))
-        network.load_state_dict(stored["weights"])
-        size = int(stored["settings"]["size"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        described, classes, settings = stored["network"], stored["classes"], stored["settings"]
+        kind, size, epoch = described["kind"], settings["size"], int(stored["epoch"])
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         msg = f"{file} is no complete classifier ({error!r}); train it again"
         raise ValueError(msg) from error
+    if kind == "encoder":
+        check_architecture(described.get("architecture"), file)
+    _check_use(classes, size, file)
+    try:
+        network = build(described, len(classes))
+        network.load_state_dict(stored["weights"])
+    except Exception as error:  # whatever a damaged description makes of the classes that it names
+        msg = f"{file} is no complete classifier ({first_line(error)}); train it again"
+        raise ValueError(msg) from error
+    refuse_not_finite(stored["weights"], file)
     network = network.to(device).eval().requires_grad_(False)
-    return Classifier(network, tuple(stored["classes"]), size, stored["settings"], int(stored["epoch"]), file)
+    return Classifier(network, tuple(classes), size, settings, epoch, file)
+
+
+def _check_use(classes: Any, size: Any, file: Path) -> None:
+    """Refuse names and a size that no image could be classified with."""
+    named = isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)
+    if not named or len(classes) < 2 or len(set(classes)) < len(classes):
+        msg = f"{file}: classes must be at least 2 different names, got {reprlib.repr(classes)}; train it again"
+        raise ValueError(msg)
+    if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE:
+        msg = f"{file}: size must be a whole number from 1 to {LARGEST_SIZE}, got {reprlib.repr(size)}; train it again"
+        raise ValueError(msg)
 
 
 def save_atomically(file: Path, content: dict[str, Any]) -> None:
@@ -124,14 +152,5 @@ def load_checked(file: Path, mark: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, would run code, or carries no such mark.
     """
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing")
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        msg = f"{file} is damaged or holds more than weights: {str(error).splitlines()[0] if str(error) else error!r}"
-        raise ValueError(msg) from error
-    if not isinstance(stored, dict) or mark not in stored:
-        msg = f"{file} was not written by nnunet-ima-covid"
-        raise ValueError(msg)
-    return stored
+    way_out = "Train it again, or ask for a file that nnunet-ima-covid has written"
+    return load_checkpoint(file, needs=(mark,), writer="nnunet-ima-covid", way_out=way_out)

@@ -58,7 +58,7 @@ def usable_device(name: str) -> str:
 
     device = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # the device "meta" holds tensors and computes nothing
     except (RuntimeError, AssertionError) as error:
         msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
         raise ValueError(msg) from error

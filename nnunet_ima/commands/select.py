@@ -67,9 +67,11 @@ class Select:
         print(table(snapshots, chosen))
         if self.dry_run:
             return
-        print(f"\n{make_final(fold, chosen)} is now the snapshot of epoch {chosen.epoch}.")
+        # What prediction uses is replaced last, when nothing can be refused any more.
         if self.export_stock is not None:
             export_stock(model, fold.name, chosen, self.export_stock)
+        print(f"\n{make_final(fold, chosen)} is now the snapshot of epoch {chosen.epoch}.")
+        if self.export_stock is not None:
             print(f"{self.export_stock} serves plain nnU-Net, for example with")
             print(f"  nnUNetv2_predict_from_modelfolder -i IMAGES -o OUTPUT -m {self.export_stock} -f {self.fold}")
 

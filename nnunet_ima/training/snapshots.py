@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
+import reprlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from nnunet_ima.files import write_atomically
+from nnunet_ima.checkpoints import load_checkpoint, refuse_not_finite
+from nnunet_ima.files import read_json, write_atomically
 
 INDEX = "ima_snapshots.json"
 FINAL = "checkpoint_final.pth"
@@ -46,17 +49,51 @@ def read_snapshots(fold_folder: Path) -> list[Snapshot]:
 
     Raises:
         FileNotFoundError: the fold has none.
-        ValueError: the index cannot be read.
+        ValueError: the index cannot be read, or an entry is none of a snapshot in that folder.
     """
     index = fold_folder / INDEX
-    if not index.is_file():
-        msg = f"{index} is missing: no snapshots have been taken there. Train with -tr nnUNetTrainerIMA first."
-        raise FileNotFoundError(msg)
+    return [_snapshot(entry, place, index) for place, entry in enumerate(_entries(index), 1)]
+
+
+def _entries(index: Path) -> list[dict[str, Any]]:
+    content = read_json(index, missing="no snapshots have been taken there; train with -tr nnUNetTrainerIMA first")
+    entries = content.get("snapshots") if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        msg = f"{index} is no index of snapshots: it holds no list of entries"
+        raise ValueError(msg)
+    return entries
+
+
+def _snapshot(entry: dict[str, Any], place: int, index: Path) -> Snapshot:
+    """An entry of the index, which may come from somebody else, checked."""
+    names = {field.name for field in fields(Snapshot)}
+    if set(entry) != names:
+        msg = f"{index}: entry {place} must have exactly {', '.join(sorted(names))}, got {reprlib.repr(entry)}"
+        raise ValueError(msg)
+    for name, value in entry.items():
+        if name == "file":
+            fits, expected = isinstance(value, str) and _is_inside(index.parent, value), "a file in the fold's folder"
+        elif name == "epoch":
+            fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        else:
+            fits, expected = _is_number(value) or (name == "robust_dice" and value is None), "a finite number"
+        if not fits:
+            msg = f"{index}: {name} of entry {place} must be {expected}, got {reprlib.repr(value)}; remove the entry"
+            raise ValueError(msg)
+    return Snapshot(**entry)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_inside(folder: Path, file: str) -> bool:
+    """Whether a file lies in a folder, wherever links lead; the folder itself may be a link."""
+    home = folder.resolve()
     try:
-        return [Snapshot(**entry) for entry in json.loads(index.read_text())["snapshots"]]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        msg = f"{index} cannot be read as an index of snapshots: {error}"
-        raise ValueError(msg) from error
+        return home in (folder / file).resolve().parents
+    except (ValueError, RuntimeError):  # a character that no path has, a link to itself
+        return False
 
 
 def add_snapshot(fold_folder: Path, snapshot: Snapshot) -> None:
@@ -64,11 +101,12 @@ def add_snapshot(fold_folder: Path, snapshot: Snapshot) -> None:
 
     A training that begins anew, or resumes from an earlier checkpoint, thus leaves no stale entries behind.
     """
-    known = read_snapshots(fold_folder) if (fold_folder / INDEX).is_file() else []
-    kept = [entry for entry in known if entry.epoch < snapshot.epoch]
+    known = _entries(fold_folder / INDEX) if (fold_folder / INDEX).is_file() else []
+    # Not checked further: a training whose validation patches hold no foreground has a Dice of NaN, and goes on.
+    kept = [entry for entry in known if entry["epoch"] < snapshot.epoch]
     write_atomically(
         fold_folder / INDEX,
-        json.dumps({"snapshots": [asdict(entry) for entry in [*kept, snapshot]]}, indent=2) + "\n",
+        json.dumps({"snapshots": [*kept, asdict(snapshot)]}, indent=2) + "\n",
     )
 
 
@@ -103,6 +141,29 @@ def table(snapshots: Sequence[Snapshot], chosen: Snapshot) -> str:
     return "\n".join(lines)
 
 
+def load_snapshot(fold_folder: Path, snapshot: Snapshot) -> dict[str, Any]:
+    """Read a snapshot's checkpoint; nothing in it is run.
+
+    Raises:
+        FileNotFoundError: the file is missing.
+        ValueError: it lies outside the fold's folder, is damaged, would run code or holds weights that are not finite.
+    """
+    file = fold_folder / snapshot.file
+    if not _is_inside(fold_folder, snapshot.file):
+        msg = f"{file}, of epoch {snapshot.epoch}, lies outside {fold_folder}; copy the snapshot into it"
+        raise ValueError(msg)
+    if not file.is_file():
+        msg = f"{file} is missing, though {INDEX} lists it"
+        raise FileNotFoundError(msg)
+    way_out = "nnUNetTrainerIMA writes no such snapshots: take one from where the model was trained"
+    checkpoint = load_checkpoint(file, needs=("network_weights", "init_args", "trainer_name"), way_out=way_out)
+    if not all(isinstance(checkpoint[entry], dict) for entry in ("network_weights", "init_args")):
+        msg = f"{file} was not written by nnU-Net: its network_weights and init_args must be dictionaries"
+        raise ValueError(msg)
+    refuse_not_finite(checkpoint["network_weights"], file)
+    return checkpoint
+
+
 def make_final(fold_folder: Path, snapshot: Snapshot) -> Path:
     """Make a snapshot the fold's final checkpoint, and return that file.
 
@@ -110,16 +171,13 @@ def make_final(fold_folder: Path, snapshot: Snapshot) -> Path:
 
     Raises:
         FileNotFoundError: the snapshot's file is missing.
+        ValueError: it cannot be used, see `load_snapshot`.
     """
-    source, final, former = fold_folder / snapshot.file, fold_folder / FINAL, fold_folder / FORMER
-    if not source.is_file():
-        msg = f"{source} is missing, though {INDEX} lists it"
-        raise FileNotFoundError(msg)
-    part = final.with_name(final.name + ".part")
-    shutil.copyfile(source, part)
+    load_snapshot(fold_folder, snapshot)
+    final, former = fold_folder / FINAL, fold_folder / FORMER
     if final.is_file() and not former.exists():
-        shutil.copyfile(final, former)
-    os.replace(part, final)
+        _replace(former, lambda part: shutil.copyfile(final, part))
+    _replace(final, lambda part: shutil.copyfile(fold_folder / snapshot.file, part))
     return final
 
 
@@ -131,12 +189,29 @@ def export_stock(model_folder: Path, fold: str, snapshot: Snapshot, target: Path
         fold: name of the fold's folder.
         snapshot: which weights.
         target: folder to write; it may hold other folds of the same model already.
+
+    Raises:
+        FileNotFoundError: the snapshot's file is missing.
+        ValueError: it cannot be used, see `load_snapshot`, or the target is the model's own folder.
     """
-    checkpoint = torch.load(model_folder / fold / snapshot.file, map_location="cpu", weights_only=False)
+    if (target / fold).resolve() == (model_folder / fold).resolve():
+        msg = f"{target} is the folder of the model itself; export it into another one"
+        raise ValueError(msg)
+    checkpoint = load_snapshot(model_folder / fold, snapshot)
     checkpoint["trainer_name"] = "nnUNetTrainer"
     checkpoint["init_args"].pop("nnunet_ima", None)
     (target / fold).mkdir(parents=True, exist_ok=True)
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
-        if (model_folder / name).is_file():
+        if (model_folder / name).is_file() and _is_inside(model_folder, name):
             shutil.copyfile(model_folder / name, target / name)
-    torch.save(checkpoint, target / fold / FINAL)
+    _replace(target / fold / FINAL, lambda part: torch.save(checkpoint, part))
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file beside another one and put it in its place once it is whole."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        write(part)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_ima.checkpoints import load_checkpoint, refuse_not_finite
+
+_WAY_OUT = (
+    "A training needs the weights alone; if you trust where the file comes from, write them into another one: "
+    'torch.save({"network_weights": torch.load(FILE, weights_only=False)["network_weights"]}, OTHER)'
+)
 
 
 def resolve_start(start_from: str, trainer: nnUNetTrainer) -> Path:
@@ -44,16 +49,17 @@ def load_weights(trainer: nnUNetTrainer, checkpoint_file: Path) -> None:
     """Copy all weights of a checkpoint into the trainer's network.
 
     Raises:
-        ValueError: the file is no checkpoint, or its network differs from the trainer's.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no checkpoint, is damaged or would run code, its weights are not finite, or its network
+            differs from the trainer's.
     """
-    checkpoint: Any = torch.load(checkpoint_file, map_location=trainer.device, weights_only=False)
-    if not isinstance(checkpoint, dict) or "network_weights" not in checkpoint:
-        msg = f"{checkpoint_file} is not a checkpoint of nnU-Net (it holds no network_weights)"
-        raise ValueError(msg)
-    weights = {key.removeprefix("module."): value for key, value in checkpoint["network_weights"].items()}
+    checkpoint = load_checkpoint(checkpoint_file, needs=("network_weights",), way_out=_WAY_OUT)
+    weights = checkpoint["network_weights"]
     try:
+        weights = {key.removeprefix("module."): value for key, value in weights.items()}
+        refuse_not_finite(weights, checkpoint_file)
         bare_network(trainer.network).load_state_dict(weights)
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         msg = (
             f"the network of {checkpoint_file} differs from the one of configuration "
             f"{trainer.configuration_name}; start from a training of the same configuration. {error}"

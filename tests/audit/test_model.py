@@ -208,7 +208,7 @@ def test_truncated_checkpoint(folder: Path, size: int) -> None:
 
 def test_file_that_is_no_checkpoint_of_nnunet(folder: Path) -> None:
     torch.save({"state_dict": {}}, folder / CHECKPOINT)
-    with pytest.raises(ValueError, match="is no checkpoint of nnU-Net: it lacks init_args, network_weights"):
+    with pytest.raises(ValueError, match="was not written by nnU-Net: it lacks init_args, network_weights"):
         open_model(folder)
 
 
@@ -269,7 +269,7 @@ def test_plans_that_would_run_code(folder: Path, tmp_path: Path) -> None:
 
 def test_function_in_place_of_the_network_is_refused(folder: Path) -> None:
     edit_architecture(folder, lambda architecture: architecture.update(network_class_name="subprocess.run"))
-    with pytest.raises(ValueError, match=r"names subprocess\.run"):
+    with pytest.raises(ValueError, match=r"names subprocess\.run, an unknown network"):
         open_model(folder)
 
 

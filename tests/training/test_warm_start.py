@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,3 +63,54 @@ def test_a_file_that_is_no_checkpoint_is_refused(make_trainer, tmp_path: Path) -
     trainer.initialize()
     with pytest.raises(ValueError, match=r"other\.pth"):
         load_weights(trainer, resolve_start(str(file), trainer))
+
+
+class Evil:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_checkpoint_with_code_is_refused(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.initialize()
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    content = {"network_weights": {key: value + 1 for key, value in before.items()}}
+    torch.save(content | {"logging": Evil(tmp_path / "marker")}, tmp_path / "evil.pth")
+    with pytest.raises(ValueError, match=r"evil\.pth would run code .*mkdir.*torch\.save") as caught:
+        load_weights(trainer, tmp_path / "evil.pth")
+    assert "--trust-checkpoint" not in str(caught.value)
+    assert not (tmp_path / "marker").exists()
+    # the way out that the message names
+    weights = torch.load(tmp_path / "evil.pth", weights_only=False)["network_weights"]
+    assert (tmp_path / "marker").exists()  # the trap works
+    torch.save({"network_weights": weights}, tmp_path / "weights.pth")
+    load_weights(trainer, tmp_path / "weights.pth")
+    assert all(torch.equal(value, before[key] + 1) for key, value in trainer.network.state_dict().items())
+
+
+def test_damaged_checkpoints_and_weights_are_refused(make_trainer, tmp_path: Path) -> None:
+    trainer = make_trainer()
+    trainer.initialize()
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    file = tmp_path / "start.pth"
+    first = next(iter(before))
+    torch.save({"network_weights": before | {first: before[first] * float("nan")}}, file)
+    with pytest.raises(ValueError, match=rf"start\.pth holds weights that are not finite: .* of '{first}'"):
+        load_weights(trainer, file)
+    torch.save({"network_weights": [1]}, file)
+    with pytest.raises(ValueError, match=r"start\.pth"):
+        load_weights(trainer, file)
+    torch.save({"network_weights": {key: value + 1 for key, value in before.items()}}, file)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"start\.pth is damaged"):
+        load_weights(trainer, file)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.pth is missing"):
+        load_weights(trainer, tmp_path / "nowhere.pth")
+    assert all(torch.equal(value, before[key]) for key, value in trainer.network.state_dict().items())
