@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.store import level_key
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def parse_requirements(texts: Sequence[str], levels: Sequence[float]) -> list[Re
             msg = f"--require is written Dice@ε, for example 0.8@5, got {text!r}"
             raise ValueError(msg)
         if eps != 0 and eps not in levels:
-            measured = ", ".join(f"{level:g}" for level in levels)
-            msg = f"--require {text}: {eps:g} is not among the noise levels ({measured}); add it to --eps"
+            measured = ", ".join(map(level_key, levels))
+            msg = f"--require {text}: {level_key(eps)} is not among the noise levels ({measured}); add it to --eps"
             raise ValueError(msg)
         found.append(Requirement(dice, eps))
     return found
@@ -57,8 +58,11 @@ def _short(requirement: Requirement, findings: Findings) -> list[str]:
         if record["eps"] == requirement.eps:
             means.setdefault(record["model"], {}).setdefault(record["attack"], []).append(record["dice"])
     worst = {model: min(fmean(dice) for dice in attacks.values()) for model, attacks in means.items()}
-    return [
-        f"{model} has Dice {dice:.3f} at ε = {requirement.eps:g}, below {requirement.dice:g}"
+    audited = dict.fromkeys(row["model"] for row in (*findings.records, *findings.failed) if "model" in row)
+    missing = [model for model in audited if model not in worst] or ([] if worst else ["no model"])
+    unknown = [f"{model} has no result at ε = {level_key(requirement.eps)}" for model in missing]
+    return unknown + [
+        f"{model} has Dice {dice:.3f} at ε = {level_key(requirement.eps)}, below {requirement.dice:g}"
         for model, dice in worst.items()
         if dice < requirement.dice
     ]
