@@ -133,10 +133,8 @@ def _worst_record(name: str, findings: Findings, folder: Path, pipeline: Pipelin
 
 def _files(record: dict[str, Any], folder: Path, pipeline: Pipeline) -> tuple[Path, Path, Path]:
     """Noise, clean prediction and attacked prediction of a result."""
-    images, place = (
-        folder / "images" / record["model"] / record["case"],
-        f"{record['attack']}@{level_key(record['eps'])}",
-    )
+    images = folder / "images" / record["model"] / record["case"]
+    place = f"{record['attack']}@{level_key(record['eps'])}"
     ending = pipeline.model.dataset_json["file_ending"]
     return images / f"noise_{place}.npy", images / f"clean{ending}", images / f"{place}{ending}"
 
