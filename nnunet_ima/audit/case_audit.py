@@ -93,9 +93,9 @@ class CaseAudit:
     ) -> None:
         self.name, self.model, self.pipeline, self.settings = name, model, pipeline, settings
         self.volume: Volume = read_volume(case, model)
-        if not torch.isfinite(self.volume.image).all():
-            files = ", ".join(str(image) for image in case.images)
-            msg = f"{files}: voxels are not finite after the normalisation of the model {name}; look for extreme values"
+        if not (torch.isfinite(self.volume.image).all() and all(map(math.isfinite, self.volume.scale or ()))):
+            files = ", ".join(map(str, case.images))
+            msg = f"{files} cannot be normalised as the model {name} needs it; look for voxels of extreme values"
             raise ValueError(msg)
         self.units = NoiseUnits(
             settings.norm, self.volume.image.numel(), settings.reference_elements, self.volume.scale

@@ -204,11 +204,8 @@ def _label_faults(label: _File, model: TrainedModel) -> Iterator[str]:
 def _raw_cases(raw: Path, info: Any) -> dict[str, tuple[list[Path], Path]]:
     """Image files and label file of every case by name."""
     file = raw / "dataset.json"
-    if not (
-        isinstance(info, dict)
-        and isinstance(info.get("file_ending"), str)
-        and isinstance(info.get("dataset", {}), dict)
-    ):
+    known = isinstance(info, dict) and isinstance(info.get("file_ending"), str)
+    if not (known and isinstance(info.get("dataset", {}), dict)):
         msg = f"{file} is not as nnU-Net wants it: it must name a file_ending, and its dataset must map names to files"
         raise ValueError(msg)
     if "dataset" in info:
