@@ -19,7 +19,7 @@ from nnunet_ima.datasets.checks import Volume, count, geometry_faults, last_line
 from nnunet_ima.datasets.folders import nnunet_folder
 from nnunet_ima.files import check_name, read_gzip_to_end, read_json
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max) ** 0.5  # nnU-Net computes with 32 bits, squares for the normalisation, too
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ def check_case(case: Case, model: TrainedModel) -> list[str]:
     """Return the faults of a case, one sentence each; empty: there are none.
 
     Looked for are: files that cannot be read, geometries that differ between channels or between image and label,
-    voxels that are not finite or too large for float32, constant images, labels that the model does not know or without
-    foreground.
+    voxels that are not finite or too large to be normalised, constant images, labels that the model does not know or
+    without foreground.
     """
     *images, label = files = [_File(file) for file in (*case.images, case.label)]
     faults = [f"{file.path} {file.fault}" for file in files if file.fault]
@@ -173,16 +173,10 @@ def _image_faults(image: _File) -> Iterator[str]:
         return
     if bad := int(np.count_nonzero(~np.isfinite(image.voxels))):
         yield f"has {count(bad, 'voxel')} that are not finite"
-    elif largest := _beyond_float32(image.voxels):
-        yield f"has voxels of up to {largest:g}, more than a 32-bit float can hold"
+    elif (largest := max(abs(float(image.voxels.min())), abs(float(image.voxels.max())))) > LARGEST:
+        yield f"has voxels of up to {largest:g}, too large to be normalised in 32-bit floats"
     elif image.voxels.min() == image.voxels.max():
         yield f"is constant: every voxel is {image.voxels.flat[0]:g}"
-
-
-def _beyond_float32(voxels: np.ndarray[Any, Any]) -> float:
-    """The largest magnitude if it is too large for what nnU-Net reads; else 0."""
-    largest = max(abs(float(voxels.min())), abs(float(voxels.max())))
-    return largest if largest > FLOAT32_MAX else 0.0
 
 
 def _label_faults(label: _File, model: TrainedModel) -> Iterator[str]:

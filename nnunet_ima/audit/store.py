@@ -87,8 +87,8 @@ class Store:
         """Return where something is kept in the folder.
 
         Raises:
-            ValueError: a part is no name, or a link leads out of the folder.
-            FileNotFoundError: the folder is no longer that of the audit.
+            ValueError: a part is no name.
+            OSError: a link leads out of the folder, or the folder is no longer that of the audit.
         """
         for part in parts:
             check_name(part, self.folder)
@@ -96,7 +96,7 @@ class Store:
         target = os.path.realpath(path)
         if not Path(target).is_relative_to(os.path.realpath(self.folder)):
             msg = f"{path} leads out of the audit's folder, to {target}; remove the link"
-            raise ValueError(msg)
+            raise OSError(msg)
         if not (self.folder / MANIFEST).is_file():
             msg = f"{self.folder / MANIFEST} is gone: the folder was removed during the audit; start it again"
             raise FileNotFoundError(msg)

@@ -279,11 +279,11 @@ def test_faulty_cases_are_marked_and_the_others_measured(
     voxels[0, 0, 0] = np.nan
     nan = tmp_path / "nan.nii.gz"
     nib.save(nib.Nifti1Image(voxels, image.affine), nan)
-    large, extreme = tmp_path / "large.nii.gz", tmp_path / "extreme.nii.gz"  # the latter's square is too large
-    for file, value in ((large, 1e300), (extreme, 3e38)):
-        voxels = np.asarray(image.dataobj).astype(np.float64)
-        voxels[0, 0, 0] = value
-        nib.save(nib.Nifti1Image(voxels, image.affine), file)
+    large, extreme = tmp_path / "large.nii.gz", tmp_path / "extreme.nii.gz"
+    voxels = np.asarray(image.dataobj).astype(np.float64)
+    nib.save(nib.Nifti1Image(voxels / voxels.max() * 1e19, image.affine), extreme)  # the sum of squares is too large
+    voxels[0, 0, 0] = 1e300
+    nib.save(nib.Nifti1Image(voxels, image.affine), large)
     empty = tmp_path / "empty.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
     moved = tmp_path / "moved.nii.gz"
