@@ -7,29 +7,69 @@ import gzip
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+UNFIT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are bytes that are no text in UTF-8
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a text file; a reader, or the next start after a power loss, sees the old content or the new one."""
+@contextmanager
+def atomic_file(file: Path) -> Iterator[BinaryIO]:
+    """Open a stream that becomes a file when all is written, on the disk too; after an error nothing has changed.
+
+    A reader, or the next start after a power loss, sees the old content or the new one.
+    """
     handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     part = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())  # a rename may reach the disk before what was written
         part.chmod(0o644)  # mkstemp keeps the file to its owner; colleagues share results
         part.replace(file)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+    _sync_folder(file.parent)
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write a text file whole or not at all; see `atomic_file`."""
+    with atomic_file(file) as stream:
+        stream.write(text.encode())
+
+
+def check_name(name: Any, source: object) -> str:
+    """Return a name that becomes that of a file or folder; refuse one that would lead elsewhere or cannot be written.
+
+    Args:
+        name: of a case, a model, …
+        source: the file, folder or option that holds it.
+
+    Raises:
+        ValueError: it is no text, empty, "." or "..", or has a path separator or a control character.
+    """
+    if isinstance(name, str) and name not in ("", ".", "..") and not UNFIT.search(name):
+        return name
+    msg = (
+        f"{source} holds the name {name!r}; a name becomes that of a folder and must not be empty, '.' or '..', nor "
+        "hold a slash, a backslash or a control character"
+    )
+    raise ValueError(msg)
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as CSV with a first line of all names that occur; a name that a row lacks leaves its cell empty."""
-    rows = list(rows)
+    """Return rows as CSV with a first line of all names that occur; a name that a row lacks leaves its cell empty.
+
+    Text that a spreadsheet would take for a formula gets a leading apostrophe; numbers stay as they are.
+    """
+    rows = [{_no_formula(key): _no_formula(value) for key, value in row.items()} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -53,7 +93,7 @@ def read_json(file: Path, *, missing: str = "", damaged: str = "") -> Any:
         raise FileNotFoundError(f"{file} is missing" + (f": {missing}" if missing else ""))
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: brackets without end
         msg = f"{file} is damaged ({error})" + (f"; {damaged}" if damaged else "")
         raise ValueError(msg) from error
 
@@ -67,3 +107,19 @@ def read_gzip_to_end(file: Path) -> None:
     with gzip.open(file) as stream:
         while stream.read(1 << 24):
             pass
+
+
+def _no_formula(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's list of names to the disk, where that is possible."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):  # some network file systems cannot
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -26,7 +26,8 @@ from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.model import TrainedModel
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.scores import score
-from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.store import Store, level_key
+from nnunet_ima.audit.stored_results import COMPONENT, PRESET, SCORE, WHITE_NOISE
 from nnunet_ima.audit.volume import (
     Volume,
     fragility,
@@ -38,6 +39,7 @@ from nnunet_ima.audit.volume import (
     write_noisy,
 )
 from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.files import atomic_file
 from nnunet_ima.ima.voxelwise import mean_dice_present
 from nnunet_ima.perturbation.norms import NORMS
 
@@ -93,6 +95,10 @@ class CaseAudit:
     ) -> None:
         self.name, self.model, self.pipeline, self.settings = name, model, pipeline, settings
         self.volume: Volume = read_volume(case, model)
+        if not (torch.isfinite(self.volume.image).all() and all(map(math.isfinite, self.volume.scale or ()))):
+            files = ", ".join(map(str, case.images))
+            msg = f"{files} cannot be normalised as the model {name} needs it; look for voxels of extreme values"
+            raise ValueError(msg)
         self.units = NoiseUnits(
             settings.norm, self.volume.image.numel(), settings.reference_elements, self.volume.scale
         )
@@ -117,9 +123,9 @@ class CaseAudit:
         with torch.no_grad():
             return temperature(self.pipeline(self._input), self.model.labels.regions)
 
-    def get(self, *place: str) -> dict[str, Any] | None:
-        """Result of this model and case from the store."""
-        return self._store.get(self.name, self._case.name, *place)
+    def get(self, *place: str, needs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Result of this model and case from the store; see `Store.get`."""
+        return self._store.get(self.name, self._case.name, *place, needs=needs)
 
     def put(self, result: dict[str, Any], *place: str) -> dict[str, Any]:
         """Keep a result of this model and case."""
@@ -150,7 +156,7 @@ class CaseAudit:
 
     def clean(self) -> dict[str, Any]:
         """Score of the prediction on the clean image, which is stored."""
-        if (stored := self.get("clean")) is not None:
+        if (stored := self.get("clean", needs=SCORE)) is not None:
             return stored
         predicted = self.predict(self.volume.image)
         self._write_prediction(predicted, "clean")
@@ -158,8 +164,8 @@ class CaseAudit:
 
     def random(self, eps: float) -> dict[str, Any]:
         """Dice under white noise, uniform and Gaussian, of the greatest size allowed."""
-        place = f"random@{eps:g}"
-        if (stored := self.get(place)) is not None:
+        place = f"random@{level_key(eps)}"
+        if (stored := self.get(place, needs=WHITE_NOISE)) is not None:
             return stored
         problem, generator = self.problem(self.radius(eps), None, place), self.generator(place)
         scores = {}
@@ -182,9 +188,12 @@ class CaseAudit:
 
     def component(self, component: Component, eps: float, watch: Watch | None = None) -> dict[str, Any]:
         """Result of one attack; its noise stays in the store until the case is finished."""
-        place = f"{component.name}@{eps:g}"
-        if (stored := self.get("components", place)) is not None:
-            return stored
+        stored = self.get("components", f"{component.name}@{level_key(eps)}", needs=COMPONENT)
+        return self._attacked(component, eps, watch)[0] if stored is None else stored
+
+    def _attacked(self, component: Component, eps: float, watch: Watch | None = None) -> tuple[dict[str, Any], Tensor]:
+        """Run one attack; keeps its result and its noise, and returns them."""
+        place = f"{component.name}@{level_key(eps)}"
         attacked, seconds = self.attack(component, self.radius(eps), place, watch)
         image = attacked.x[0].cpu()
         noise = image - self.volume.image
@@ -196,12 +205,15 @@ class CaseAudit:
             "passes": {"forward": int(attacked.forward.sum()), "backward": int(attacked.backward.sum())},
             "seconds": seconds,
         }
-        return self.put(result, "components", place)
+        return self.put(result, "components", place), noise
 
     def preset(self, attack: str, eps: float, watch: Watch | None = None) -> dict[str, Any]:
         """Worst result of a preset's attacks, with the Dice that survives storing."""
-        place = f"{attack}@{eps:g}"
-        if (stored := self.get(place)) is not None:
+        place = f"{attack}@{level_key(eps)}"
+        if (stored := self.get(place, needs=PRESET)) is not None:
+            self.random(eps)  # damaged ones of what it was made of are measured again: the verdict reads them, too
+            for name in stored["components"]:
+                self.component(_component(attack, name), eps, watch)
             return stored
         results: dict[str, dict[str, Any]] = {}
         for component in PRESETS[attack]:
@@ -209,7 +221,7 @@ class CaseAudit:
             if results[component.name]["dice"] == 0:
                 break  # it cannot get worse
         worst = min(results, key=lambda name: results[name]["dice"])
-        noise = self.noise(worst, eps)
+        noise = self.noise(attack, worst, eps)
         self._write_prediction(self.predict(self.volume.image + noise), place)
         clean = self.clean()
         record = {
@@ -239,51 +251,59 @@ class CaseAudit:
     def finish(self) -> None:
         """Draw the map of fragility, keep the worst noise of each level, let go of what an unfinished case needs."""
         if self.get("finished") is not None:
+            self._store.drop_noise(self.name, self._case.name)  # of what was damaged and measured again
             return
         levels = {}
         for eps in self.settings.eps:
             worst = self.worst(eps)
-            place = f"{worst['attack']}@{eps:g}"
+            place = f"{worst['attack']}@{level_key(eps)}"
             levels[eps] = self.read_prediction(place)
-            noise = self.noise(worst["worst_component"], eps).half().numpy()
-            np.save(self.file(f"noise_{place}", ".npy"), noise)  # half precision is enough to look at
-        write_map(fragility(self.read_prediction("clean"), levels), self.volume, self.file("fragility", ".nii.gz"))
+            noise = self.noise(worst["attack"], worst["worst_component"], eps).half().numpy()
+            with atomic_file(self.file(f"noise_{place}", ".npy")) as stream:
+                np.save(stream, noise)  # half precision is enough to look at
+        fragile, file = fragility(self.read_prediction("clean"), levels), self.file("fragility", ".nii.gz")
+        with _file_error(file):
+            write_map(fragile, self.volume, file)
         self.put({}, "finished")
         self._store.drop_noise(self.name, self._case.name)
 
     def file(self, what: str, ending: str | None = None) -> Path:
         """Where an image of this model and case is stored."""
-        folder = self._store.folder / "images" / self.name / self._case.name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{what}{ending or self.model.dataset_json['file_ending']}"
+        name = f"{what}{ending or self.model.dataset_json['file_ending']}"
+        file = self._store.path("images", self.name, self._case.name, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
 
     def read_prediction(self, what: str) -> LabelMap:
         """Label map (Z, Y, X) of a stored prediction: "clean", "pgd@5"."""
-        label_map, _ = self.model.plans.image_reader_writer_class().read_seg(str(self.file(what)))
+        file = self.file(what)
+        with _file_error(file):
+            label_map, _ = self.model.plans.image_reader_writer_class().read_seg(str(file))
         found: LabelMap = label_map[0]
         return found
 
-    def noise(self, component: str, eps: float) -> Tensor:
-        """Noise (C, *spatial) of an attack, while the case is in work."""
-        return self._store.get_noise(self.name, self._case.name, f"{component}@{eps:g}")
+    def noise(self, attack: str, component: str, eps: float) -> Tensor:
+        """Noise (C, *spatial) of a preset's attack; where it is not kept any more, the attack finds it again."""
+        place = (self.name, self._case.name, f"{component}@{level_key(eps)}")
+        kept = self._store.get_noise(*place)
+        return self._attacked(_component(attack, component), eps)[1] if kept is None else kept
 
     def _write_prediction(self, predicted: LabelMap, what: str) -> None:
-        try:
-            write_label_map(predicted, self.volume, self.model, self.file(what))
-        except RuntimeError as error:  # SimpleITK's only kind of error
-            msg = f"{self.file(what)} cannot be written: {str(error).strip().splitlines()[-1]}"
-            raise OSError(msg) from error
+        file = self.file(what)
+        with _file_error(file):
+            write_label_map(predicted, self.volume, self.model, file)
 
     def _stored_dice(self, noise: Tensor, place: str) -> float | None:
         """Dice after the noisy image has been a file; None if the noise cannot be put into raw units."""
         if self.volume.scale is None or len(noise) != len(self._case.images):  # such as the colours of one file
             return None
         ending = self.model.dataset_json["file_ending"]
-        with tempfile.TemporaryDirectory(dir=self._store.folder, prefix=".stored-") as scratch:
-            folder = self.file(place).parent if self.settings.save_adversarial else Path(scratch)
+        with self._store.scratch() as scratch:
+            folder = self.file(place).parent if self.settings.save_adversarial else scratch
             files = [folder / f"adversarial_{place}_{channel:04d}{ending}" for channel in range(len(noise))]
-            write_noisy(self.volume, noise, self.model, files)
-            again = reread(self.volume, files, self.model)
+            with _file_error(folder):
+                write_noisy(self.volume, noise, self.model, files)
+                again = reread(self.volume, files, self.model)
             return float(score(self.predict(again.image, again), again, self.model)["dice"])
 
     def _sizes(self, noise: Tensor) -> dict[str, Any]:
@@ -323,6 +343,21 @@ class CaseAudit:
         """Random numbers that depend on seed, case and place alone: any order of work gives the same."""
         text = f"{self.settings.seed}/{self._case.name}/{place}"
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+
+
+def _component(attack: str, name: str) -> Component:
+    """One of a preset's attacks."""
+    return next(entry for entry in PRESETS[attack] if entry.name == name)
+
+
+@contextmanager
+def _file_error(file: Path) -> Iterator[None]:
+    """Turn what readers and writers of images raise into an error that names the file."""
+    try:
+        yield
+    except RuntimeError as error:  # SimpleITK's only kind of error
+        msg = f"{file} cannot be written or read: {str(error).strip().splitlines()[-1]}"
+        raise OSError(msg) from error
 
 
 def _summary(trace: Trace, keeps_form: bool) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunet_ima.audit.model import TrainedModel
 from nnunet_ima.datasets.checks import Volume, count, geometry_faults, last_line
 from nnunet_ima.datasets.folders import nnunet_folder
-from nnunet_ima.files import read_gzip_to_end, read_json
+from nnunet_ima.files import check_name, read_gzip_to_end, read_json
+
+LARGEST = float(np.finfo(np.float32).max) ** 0.5  # nnU-Net computes with 32 bits, squares for the normalisation, too
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def dataset_cases(
         allow_training_cases: take training cases, too.
 
     Raises:
-        ValueError: one of nnU-Net's variables is not set, there is no such fold, a name is unknown or that of a
-            training case, or no case is left.
+        ValueError: one of nnU-Net's variables is not set, there is no such fold, a name is unknown, that of a training
+            case or none that a folder may have, or no case is left.
         FileNotFoundError: the data set, its split (unless training cases are taken, too) or a case's file is missing.
     """
     raw = nnunet_folder("nnUNet_raw") / dataset
@@ -87,15 +89,15 @@ def folder_cases(images: Path, labels: Path, channels: int, file_ending: str) ->
         file_ending: of the model's data set, for example ".nii.gz".
 
     Raises:
-        FileNotFoundError: a folder is missing.
-        ValueError: a folder is empty or holds other files, an image lacks its label or a label its image, or a case
-            has not the channels that the model wants.
+        FileNotFoundError: a folder is missing, or a link in it leads nowhere.
+        ValueError: a folder is empty or holds other files, an image lacks its label or a label its image, a case has
+            not the channels that the model wants, or a name that no folder may have.
     """
     label_files, found = _stems(labels, file_ending), dict[str, list[tuple[int, Path]]]()
     for stem, file in _stems(images, file_ending).items():
         channel = None if stem in label_files else re.fullmatch(r"(.+)_(\d{4})", stem)
         name, number = (channel[1], int(channel[2])) if channel else (stem, 0)
-        found.setdefault(name, []).append((number, file))
+        found.setdefault(check_name(name, file), []).append((number, file))
     lonely = [f"{file} (no label)" for name in sorted(found.keys() - label_files.keys()) for _, file in found[name]]
     lonely += [f"{label_files[name]} (no image)" for name in sorted(label_files.keys() - found.keys())]
     if lonely:
@@ -114,7 +116,8 @@ def check_case(case: Case, model: TrainedModel) -> list[str]:
     """Return the faults of a case, one sentence each; empty: there are none.
 
     Looked for are: files that cannot be read, geometries that differ between channels or between image and label,
-    voxels that are not finite, constant images, labels that the model does not know or without foreground.
+    voxels that are not finite or too large to be normalised, constant images, labels that the model does not know or
+    without foreground.
     """
     *images, label = files = [_File(file) for file in (*case.images, case.label)]
     faults = [f"{file.path} {file.fault}" for file in files if file.fault]
@@ -170,6 +173,8 @@ def _image_faults(image: _File) -> Iterator[str]:
         return
     if bad := int(np.count_nonzero(~np.isfinite(image.voxels))):
         yield f"has {count(bad, 'voxel')} that are not finite"
+    elif (largest := max(abs(float(image.voxels.min())), abs(float(image.voxels.max())))) > LARGEST:
+        yield f"has voxels of up to {largest:g}, too large to be normalised in 32-bit floats"
     elif image.voxels.min() == image.voxels.max():
         yield f"is constant: every voxel is {image.voxels.flat[0]:g}"
 
@@ -190,17 +195,31 @@ def _label_faults(label: _File, model: TrainedModel) -> Iterator[str]:
         yield "holds no foreground: Dice is undefined"
 
 
-def _raw_cases(raw: Path, info: dict[str, Any]) -> dict[str, tuple[list[Path], Path]]:
+def _raw_cases(raw: Path, info: Any) -> dict[str, tuple[list[Path], Path]]:
     """Image files and label file of every case by name."""
+    file = raw / "dataset.json"
+    known = isinstance(info, dict) and isinstance(info.get("file_ending"), str)
+    if not (known and isinstance(info.get("dataset", {}), dict)):
+        msg = f"{file} is not as nnU-Net wants it: it must name a file_ending, and its dataset must map names to files"
+        raise ValueError(msg)
     if "dataset" in info:
+        for name, entry in info["dataset"].items():
+            check_name(name, file)
+            if not (isinstance(entry, dict) and _texts(entry.get("images")) and _texts([entry.get("label")])):
+                msg = f"{file}: the case {name} must have the files of its images and of its label, got {entry!r}"
+                raise ValueError(msg)
         listed = get_filenames_of_train_images_and_targets(str(raw), info)
         return {name: (list(map(Path, entry["images"])), Path(entry["label"])) for name, entry in listed.items()}
     # nnU-Net's function does the same for the usual layout, with a pool of twelve processes.
     ending, found = info["file_ending"], dict[str, tuple[list[Path], Path]]()
-    for stem, file in _stems(raw / "imagesTr", ending).items():
-        name = stem[: -len("_0000")]
-        found.setdefault(name, ([], raw / "labelsTr" / f"{name}{ending}"))[0].append(file)
+    for stem, image in _stems(raw / "imagesTr", ending).items():
+        name = check_name(stem[: -len("_0000")], image)
+        found.setdefault(name, ([], raw / "labelsTr" / f"{name}{ending}"))[0].append(image)
     return found
+
+
+def _texts(values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(value, str) for value in values)
 
 
 def _split(dataset: str, folds: Sequence[str], known: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -211,6 +230,14 @@ def _split(dataset: str, folds: Sequence[str], known: list[str]) -> tuple[dict[s
     splits = read_json(
         file, missing=f"it says which cases are for validation; train {dataset} here, or copy it from there"
     )
+    if not isinstance(splits, list) or not all(
+        isinstance(entry, dict) and all(isinstance(entry.get(part), list) for part in ("train", "val"))
+        for entry in splits
+    ):
+        msg = f"{file} must be a list of folds with the names of their cases under train and val, as nnU-Net writes it"
+        raise ValueError(msg)
+    for name in (name for entry in splits for part in ("train", "val") for name in entry[part]):
+        check_name(name, file)
     for fold in folds:
         if not fold.isdecimal() or int(fold) >= len(splits):
             msg = f"{file} holds the folds 0 to {len(splits) - 1}, but the model is of fold {fold}"
@@ -239,7 +266,11 @@ def _stems(folder: Path, file_ending: str) -> dict[str, Path]:
     if not folder.is_dir():
         msg = f"the folder {folder} does not exist"
         raise FileNotFoundError(msg)
-    files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
+    entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    for entry in entries:
+        if entry.is_symlink() and not entry.exists():
+            raise FileNotFoundError(f"{entry} is a link that leads nowhere; mend or remove it")
+    files = [entry for entry in entries if entry.is_file()]
     fitting = {file.name[: -len(file_ending)]: file for file in files if file.name.endswith(file_ending)}
     if not fitting:
         others = f"; it holds {', '.join(file.name for file in files[:3])}, …" if files else ", it is empty"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.store import level_key
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def parse_requirements(texts: Sequence[str], levels: Sequence[float]) -> list[Re
             msg = f"--require is written Dice@ε, for example 0.8@5, got {text!r}"
             raise ValueError(msg)
         if eps != 0 and eps not in levels:
-            measured = ", ".join(f"{level:g}" for level in levels)
-            msg = f"--require {text}: {eps:g} is not among the noise levels ({measured}); add it to --eps"
+            measured = ", ".join(map(level_key, levels))
+            msg = f"--require {text}: {level_key(eps)} is not among the noise levels ({measured}); add it to --eps"
             raise ValueError(msg)
         found.append(Requirement(dice, eps))
     return found
@@ -52,15 +53,16 @@ def unmet(requirements: Sequence[Requirement], findings: Findings) -> list[str]:
 
 
 def _short(requirement: Requirement, findings: Findings) -> list[str]:
-    worst: dict[str, dict[str, float]] = {record["model"]: {} for record in findings.records}
+    worst: dict[str, dict[str, float]] = {row["model"]: {} for row in (*findings.records, *findings.failed)}
     for record in findings.records:
         if record["eps"] == requirement.eps:
             cases = worst[record["model"]]
             cases[record["case"]] = min(record["dice"], cases.get(record["case"], math.inf))
     short = []
     for model, cases in worst.items():
+        level = level_key(requirement.eps)
         if not cases:
-            short.append(f"{model} has no result at ε = {requirement.eps!r}")
+            short.append(f"{model} has no result at ε = {level}")
         elif (dice := fmean(cases.values())) < requirement.dice:
-            short.append(f"{model} has Dice {dice:.3f} at ε = {requirement.eps:g}, below {requirement.dice:g}")
-    return short
+            short.append(f"{model} has Dice {dice:.3f} at ε = {level}, below {requirement.dice:g}")
+    return short or ([] if worst else ["no model has a result"])

@@ -10,6 +10,7 @@ import torch
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.audit.stored_results import MARGIN
 
 # Gradient steps of each round, share of the margin at which the search ends, most rounds.
 STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5
@@ -29,7 +30,7 @@ def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
         eps: the margin; 0 if Dice is below the threshold without noise; None if the case stands the largest level.
         dice: at the margin, or at the largest level.
     """
-    if (stored := case.get("margin")) is not None:
+    if (stored := case.get("margin", needs=MARGIN)) is not None:
         return stored
     settings, largest = case.settings, case.settings.eps[-1]
     worst = {eps: case.worst(eps) for eps in settings.eps}
@@ -60,7 +61,7 @@ def _narrowed(case: CaseAudit, stood: float, fallen: dict[str, Any], watch: Watc
         lambda problem, start: component.run(problem, case.model.labels, generator, start=start),
         low=torch.tensor([case.radius(stood)]),
         high=torch.tensor([case.radius(fallen["eps"])]),
-        known=case.noise(worst, fallen["eps"])[None].to(case.model.device),
+        known=case.noise(fallen["attack"], worst, fallen["eps"])[None].to(case.model.device),
         threshold=threshold,
         tolerance=TOLERANCE,
         rounds=ROUNDS,

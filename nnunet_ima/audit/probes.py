@@ -11,6 +11,8 @@ import torch
 
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.audit.store import level_key
+from nnunet_ima.audit.stored_results import PROBE
 
 HUGE = 20.0  # times the largest ε
 QUERIES = 300
@@ -43,14 +45,15 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
         Dice of the first attack and of each measurement, ε of the large noise, queries of the black box, and the
         largest difference between the logits of two passes. Dice in full precision is None where that is no other.
     """
-    place = f"probe@{eps:g}"
-    if (stored := case.get(place)) is not None:
+    key = level_key(eps)
+    place = f"probe@{key}"
+    if (stored := case.get(place, needs=PROBE)) is not None:
         return stored
     attack = case.settings.attacks[0]
     worst = case.preset(attack, eps)["worst_component"]
     component = next(entry for entry in PRESETS[attack] if entry.name == worst)
     steps = component.with_steps(case.settings.steps).steps
-    large = HUGE * case.settings.eps[-1]
+    large = HUGE * case.settings.eps[-1]  # the only level of its kind, so that its short name is unique
     square = replace(PRESETS["square"][0], steps=QUERIES)
 
     def dice(entry: Component, level: float, count: int, title: str, of: CaseAudit = case) -> float:
@@ -65,15 +68,15 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
     result = {
         "eps": eps,
         "dice": case.component(component, eps)["dice"],
-        "dice_twice_the_steps": dice(component, eps, 2 * steps, f"twice the steps@{eps:g}"),
-        "dice_black_box": dice(square, eps, QUERIES, f"black box@{eps:g}"),
+        "dice_twice_the_steps": dice(component, eps, 2 * steps, f"twice the steps@{key}"),
+        "dice_black_box": dice(square, eps, QUERIES, f"black box@{key}"),
         "queries": QUERIES,
         "dice_other_scales": min(
-            dice(component, eps, steps, f"logits times {factor:g}@{eps:g}", of) for factor, of in scaled.items()
+            dice(component, eps, steps, f"logits times {factor:g}@{key}", of) for factor, of in scaled.items()
         ),
         "dice_huge": dice(component, large, steps, f"huge@{large:g}"),
         "eps_huge": large,
-        "dice_full_precision": dice(component, eps, steps, f"{worst}@{eps:g}", precise)
+        "dice_full_precision": dice(component, eps, steps, f"{worst}@{key}", precise)
         if case.pipeline.mixed_precision
         else None,
         "repeat_difference": float((first - second).abs().max()),

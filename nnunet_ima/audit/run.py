@@ -16,7 +16,7 @@ from nnunet_ima.audit.cases import Case, check_case
 from nnunet_ima.audit.margin import margin
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.probes import probe, telling_level
-from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.audit.verdict import as_rows, verdict
 
 
@@ -38,12 +38,29 @@ class Findings:
 
     @property
     def conclusive(self) -> bool:
-        """Whether no check failed, nothing is missing and there is evidence at all."""
+        """Whether every check passed, nothing is missing and there is evidence at all."""
         return bool(self.records) and not self.failed and all(row["conclusive"] for row in self.verdicts)
 
 
+Faults = Mapping[tuple[str, str], Sequence[str]]
+"""Faults of each case by the names of model and case, one sentence each; see `audit.cases.check_case`."""
+
+
+def find_faults(pipelines: Mapping[str, Pipeline], cases: Sequence[Case]) -> Faults:
+    """Look at all cases before any work."""
+    pairs = [(name, case) for name in pipelines for case in cases]
+    often = 0.2 if sys.stderr.isatty() else 30.0  # seconds; a log file would fill up
+    with tqdm(pairs, desc="looking at the cases", unit="case", mininterval=often, delay=often, leave=False) as bar:
+        return {(name, case.name): check_case(case, pipelines[name].model) for name, case in bar}
+
+
 def run_audit(
-    pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings, store: Store, probes: int
+    pipelines: Mapping[str, Pipeline],
+    cases: Sequence[Case],
+    settings: Settings,
+    store: Store,
+    probes: int,
+    faults: Faults | None = None,
 ) -> Findings:
     """Measure all models on all cases; what the store holds already is not measured again.
 
@@ -53,13 +70,15 @@ def run_audit(
         settings: what to measure.
         store: keeps the results.
         probes: number of cases of each model that are measured again to judge the evidence.
+        faults: of the cases, as `find_faults` finds them; None: they are looked for now.
     """
+    faults = find_faults(pipelines, cases) if faults is None else faults
     findings = Findings()
     per_case = len(settings.eps) * len(settings.attacks) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
         for name, pipeline in pipelines.items():
             bar.set_description(name)
-            audit = _ModelAudit(name, pipeline, settings, store, bar, watch)
+            audit = _ModelAudit(name, pipeline, settings, store, bar, watch, faults)
             audit.measure(cases)
             audit.judge(probes)
             findings.records += audit.found.records
@@ -79,6 +98,7 @@ class _ModelAudit:
     store: Store
     bar: Any
     watch: Watch
+    faults: Faults
     found: Findings = field(default_factory=Findings)
     measured: list[Case] = field(default_factory=list)
 
@@ -86,8 +106,7 @@ class _ModelAudit:
         """Measure the cases; one that cannot be measured is noted, and the others go on."""
         for case in cases:
             try:
-                faults = check_case(case, self.pipeline.model)
-                if faults:
+                if faults := self.faults[self.name, case.name]:
                     raise ValueError("; ".join(faults))
                 self._measure(case)
                 self.measured.append(case)
@@ -139,10 +158,11 @@ class _ModelAudit:
     ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]]]:
         """Results of the attacks' parts, and each result beside that of white noise."""
         parts = {component.name for attack in self.settings.attacks for component in PRESETS[attack]}
-        places = {(record["case"], f"{part}@{record['eps']:g}") for record in records for part in parts}
+        places = {(record["case"], f"{part}@{level_key(record['eps'])}") for record in records for part in parts}
         components = [self.store.get(self.name, case, "components", place) for case, place in sorted(places)]
         whites = [
-            (record, self.store.get(self.name, record["case"], f"random@{record['eps']:g}")) for record in records
+            (record, self.store.get(self.name, record["case"], f"random@{level_key(record['eps'])}"))
+            for record in records
         ]
         return [entry for entry in components if entry], [(record, white) for record, white in whites if white]
 

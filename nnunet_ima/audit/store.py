@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
+import platform
+import re
 import shutil
-from collections.abc import Sequence
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.files import atomic_file, check_name, read_json, write_atomically
+
+MANIFEST = "manifest.json"
+SCRATCH = ".stored-"
+DAY = 86400.0  # seconds
+TRIES = 100  # to write into a folder that others may remove as soon as it is empty
+
+
+def level_key(eps: float) -> str:
+    """Return a noise level as it stands in names: 5 is "5", 0.1 is "0.1", and levels that differ have other names."""
+    short = f"{eps:g}"
+    return short if float(short) == eps else repr(float(eps)).removesuffix(".0")
 
 
 class Store:
     """A folder that holds the results of one audit and refuses those of another.
+
+    Several processes may work in it at the same time. Nothing outside of it is written or removed.
 
     Attributes:
         folder: holds manifest.json, results/, noise/ (of cases in work) and whatever else the audit puts there.
@@ -28,7 +50,8 @@ class Store:
 
         Args:
             folder: made if it does not exist.
-            question: what decides the numbers; JSON values.
+            question: what decides the numbers; JSON values. The hash of one of its "cases" may be another than that of
+                an earlier start as long as there is no result of that case: its files were broken, and are repaired.
             provenance: what may explain them besides: versions, device; JSON values.
 
         Raises:
@@ -37,69 +60,164 @@ class Store:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        manifest = folder / "manifest.json"
-        question = json.loads(json.dumps(question))
+        manifest = folder / MANIFEST
+        question, provenance = json.loads(json.dumps([question, provenance]))
         if not manifest.is_file():
-            if any(folder.iterdir()):
+            if any(not entry.name.startswith(f".{MANIFEST}") for entry in folder.iterdir()):  # left by a kill
                 msg = f"{folder} holds other files; choose an empty folder with --output"
                 raise ValueError(msg)
             write_atomically(manifest, _dumps({"question": question, "provenance": [provenance]}))
             return
-        stored = read_json(manifest, damaged="choose another folder with --output")
-        if not isinstance(stored, dict) or not {"question", "provenance"} <= set(stored):
-            msg = f"{manifest} is no manifest of an audit; choose another folder with --output"
-            raise ValueError(msg)
-        differing = sorted(
-            key for key in {*stored["question"], *question} if stored["question"].get(key) != question.get(key)
-        )
-        if differing:
+        stored = _read_manifest(manifest)
+        known = stored["question"]
+        differing = sorted(key for key in {*known, *question} if known.get(key) != question.get(key))
+        if differing and not (differing == ["cases"] and self._repaired(known.get("cases"), question.get("cases"))):
             msg = (
                 f"{folder} holds an audit with other {', '.join(differing)}; start with the former arguments to go "
                 "on with it, or choose another folder with --output"
             )
             raise ValueError(msg)
-        if json.loads(json.dumps(provenance)) not in stored["provenance"]:
+        stored["question"] = question
+        if provenance not in stored["provenance"]:
             stored["provenance"].append(provenance)  # every machine and version that took part is named
         write_atomically(manifest, _dumps(stored))  # writable, before any work
+        self._sweep()
 
-    def get(self, *place: str) -> dict[str, Any] | None:
-        """Return a result, or None; `place` is model, case and measurement."""
+    def path(self, *parts: str) -> Path:
+        """Return where something is kept in the folder.
+
+        Raises:
+            ValueError: a part is no name.
+            OSError: a link leads out of the folder, or the folder is no longer that of the audit.
+        """
+        for part in parts:
+            check_name(part, self.folder)
+        path = self.folder.joinpath(*parts)
+        target = os.path.realpath(path)
+        if not Path(target).is_relative_to(os.path.realpath(self.folder)):
+            msg = f"{path} leads out of the audit's folder, to {target}; remove the link"
+            raise OSError(msg)
+        if not (self.folder / MANIFEST).is_file():
+            msg = f"{self.folder / MANIFEST} is gone: the folder was removed during the audit; start it again"
+            raise FileNotFoundError(msg)
+        return path
+
+    def get(self, *place: str, needs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """Return a result; None if there is none, or a damaged one, which is told and removed: it is to be made again.
+
+        Args:
+            place: model, case and measurement.
+            needs: what the result must hold: type or union of types by key.
+        """
         file = self._file(place)
-        return _read(file) if file.is_file() else None
+        if not file.is_file():
+            return None
+        try:
+            content = read_json(file)
+        except ValueError:
+            content = None
+        if isinstance(content, dict) and all(
+            key in content and isinstance(content[key], kind) for key, kind in (needs or {}).items()
+        ):
+            return content
+        _tell_damaged(file)
+        return None
 
     def put(self, result: dict[str, Any], *place: str) -> dict[str, Any]:
-        """Keep a result; returns it as it is read back."""
+        """Keep a result; returns it as it is read back.
+
+        Raises:
+            ValueError: it holds a number that is not finite.
+        """
+        if bad := sorted(_not_finite(result)):
+            model, *what = place
+            msg = (
+                f"{' '.join(what)} of the model {model} is not a finite number ({', '.join(bad)}); look for extreme "
+                "values in the image and in the model's weights"
+            )
+            raise ValueError(msg)
         file = self._file(place)
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, _dumps(result))
-        return _read(file)
+        text = _dumps(result)
+        write_atomically(file, text)
+        kept: dict[str, Any] = json.loads(text)
+        return kept
 
     def put_noise(self, noise: Tensor, *place: str) -> None:
         """Keep noise, exactly, until its case is finished."""
-        file = self._noise(place)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        with part.open("wb") as stream:
-            np.save(stream, noise.cpu().numpy())
-        part.replace(file)
+        for attempt in range(TRIES):
+            file = self._noise(place)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_file(file) as stream:
+                    np.save(stream, noise.cpu().numpy())
+            except FileNotFoundError:  # another process has removed the folder, which was empty
+                if attempt == TRIES - 1:
+                    raise
+            else:
+                return
 
-    def get_noise(self, *place: str) -> Tensor:
-        """Return noise that `put_noise` has kept."""
-        return torch.from_numpy(np.load(self._noise(place)))
+    def get_noise(self, *place: str) -> Tensor | None:
+        """Return noise that `put_noise` has kept; None if there is none, or only a damaged file; see `get`."""
+        file = self._noise(place)
+        try:
+            return torch.from_numpy(np.load(file))
+        except FileNotFoundError:
+            return None
+        except (ValueError, EOFError, TypeError):
+            _tell_damaged(file)
+            return None
 
     def drop_noise(self, *place: str) -> None:
         """Remove all noise of a model and case."""
-        shutil.rmtree(self.folder.joinpath("noise", *place), ignore_errors=True)
-        noise = self.folder / "noise"
-        for folder in (noise.joinpath(place[0]), noise):  # empty folders go too
-            if folder.is_dir() and not any(folder.iterdir()):
+        shutil.rmtree(self.path("noise", *place), ignore_errors=True)
+        for folder in (self.path("noise", place[0]), self.path("noise")):
+            with suppress(OSError):  # it holds noise of other cases
                 folder.rmdir()
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for files that are needed for a moment; a later start removes those of killed processes."""
+        owner = f"{SCRATCH}{_machine()}-{os.getpid()}-"
+        with tempfile.TemporaryDirectory(dir=self.path(), prefix=owner, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+
+    def release(self) -> None:
+        """Give the folder back if there is nothing in it but empty folders."""
+        manifest, below = self.folder / MANIFEST, sorted(self.folder.rglob("*"), reverse=True)
+        if [entry for entry in below if not entry.is_dir()] == [manifest]:
+            manifest.unlink()
+            for folder in below:
+                with suppress(OSError):
+                    folder.rmdir()
+
     def _file(self, place: Sequence[str]) -> Path:
-        return self.folder.joinpath("results", *place[:-1], f"{place[-1]}.json")
+        return self.path("results", *place[:-1], f"{place[-1]}.json")
 
     def _noise(self, place: Sequence[str]) -> Path:
-        return self.folder.joinpath("noise", *place[:-1], f"{place[-1]}.npy")
+        return self.path("noise", *place[:-1], f"{place[-1]}.npy")
+
+    def _repaired(self, known: Any, cases: Any) -> bool:
+        """Whether the cases are the same but for the files of some that have no results."""
+        if not (isinstance(known, dict) and isinstance(cases, dict) and known.keys() == cases.keys()):
+            return False
+        return self._with_results().isdisjoint(name for name in cases if cases[name] != known[name])
+
+    def _with_results(self) -> set[str]:
+        """Cases of which any model has a result."""
+        return {folder.name for folder in self.folder.glob("results/*/*") if any(folder.rglob("*.json"))}
+
+    def _sweep(self) -> None:
+        """Remove scratch folders whose processes are gone."""
+        for folder in self.folder.glob(f"{SCRATCH}*"):
+            owner = re.fullmatch(rf"{re.escape(SCRATCH)}(.+)-(\d+)-[^-]*", folder.name)
+            with suppress(OSError):  # another process sweeps, too
+                if owner and owner[1] == _machine():
+                    stale = int(owner[2]) == os.getpid() or not _alive(int(owner[2]))
+                else:  # of another machine, or of release 0.1
+                    stale = time.time() - folder.stat().st_mtime > DAY
+                if stale:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256(files: Sequence[Path]) -> str:
@@ -112,9 +230,48 @@ def sha256(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = read_json(file, damaged="remove it, and the audit measures it again")
-    return content
+def _read_manifest(manifest: Path) -> dict[str, Any]:
+    stored = read_json(manifest, damaged="choose another folder with --output")
+    whole = isinstance(stored, dict) and isinstance(stored.get("question"), dict)
+    if (
+        not whole
+        or not isinstance(entries := stored.get("provenance"), list)
+        or not all(isinstance(entry, dict) for entry in entries)
+    ):
+        msg = f"{manifest} is no manifest of an audit; choose another folder with --output"
+        raise ValueError(msg)
+    found: dict[str, Any] = stored
+    return found
+
+
+def _tell_damaged(file: Path) -> None:
+    file.unlink(missing_ok=True)
+    tqdm.write(f"{file} is damaged; it is measured again", file=sys.stderr)
+
+
+def _not_finite(value: Any, name: str = "") -> Iterator[str]:
+    """Names of the numbers in JSON values that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} = {value}"
+    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, entry in entries:
+        yield from _not_finite(entry, f"{name} {key}".strip())
+
+
+def _machine() -> str:
+    return re.sub(r"\W", "_", platform.node()) or "unknown"
+
+
+def _alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no harmless way to ask
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _dumps(content: dict[str, Any]) -> str:

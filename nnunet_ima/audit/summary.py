@@ -119,7 +119,6 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
         "without_hd95": sum(record["hd95_mm"] is None for record in group),
         "forward": sum(record.get("passes", {}).get("forward", 0) for record in group),
         "backward": sum(record.get("passes", {}).get("backward", 0) for record in group),
-        "seconds": round(sum(record.get("seconds", 0.0) for record in group), 1),
     }
 
 

@@ -21,10 +21,10 @@ from nnunet_ima.attacks.square import square
 from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
 from nnunet_ima.audit.probes import SCALES
-from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.audit.verdict import ACCURACY, as_rows, verdict
 from nnunet_ima.classification.audit_settings import AuditSettings
-from nnunet_ima.classification.measurements import Measurements, Progress, Result
+from nnunet_ima.classification.measurements import CLEAN, MINIMAL, NOISE, REPEAT, Measurements, Progress, Result
 from nnunet_ima.classification.under_attack import Target, frozen, overtaking
 from nnunet_ima.perturbation.norms import NORMS
 
@@ -99,8 +99,11 @@ class _Audit(Measurements):
 
     def run(self) -> ClassifierAudit:
         """Measure everything, in an order that lets results carry over to larger noise."""
-        clean = self.measured("clean", self.clean)
-        noise = {eps: self.measured(f"noise-uniform@{eps:g}", partial(self.noise, eps)) for eps in self.settings.eps}
+        clean = self.measured("clean", self.clean, CLEAN)
+        noise = {
+            eps: self.measured(f"noise-uniform@{level_key(eps)}", partial(self.noise, eps), NOISE)
+            for eps in self.settings.eps
+        }
         attacks: dict[tuple[str, float], Result] = {}
         pgd_name, apgd_name = self.settings.attacks
         before = {attack: clean for attack in self.settings.attacks}
@@ -112,7 +115,7 @@ class _Audit(Measurements):
         probe = self.probe(clean, attacks)
         minimal = None
         if self.settings.minimal and self.settings.eps:
-            minimal = self.measured("minimal", lambda: self.minimal(clean, attacks))
+            minimal = self.measured("minimal", lambda: self.minimal(clean, attacks), MINIMAL)
         checks = verdict(*self.evidence(noise, attacks), [probe] if probe else [], ACCURACY)
         return ClassifierAudit(self.name, clean, noise, attacks, probe, minimal, as_rows(self.name, checks))
 
@@ -128,14 +131,14 @@ class _Audit(Measurements):
         eps = telling_level(
             {eps: sum(attacks[pgd_name, eps]["correct"]) for eps in settings.eps}, sum(clean["correct"])
         )
-        huge = HUGE * settings.eps[-1]
+        huge = HUGE * settings.eps[-1]  # the only level of its kind, so that its short name is unique
         standing = [image for image in images if attacks[last, eps]["correct"][image]]
-        twice = self.checked(f"pgd-{2 * settings.pgd_steps}@{eps:g}", standing, eps, self.twice)
-        rescaled = self.checked(f"{pgd_name} on other scales@{eps:g}", standing, eps, self.on_other_scales)
+        twice = self.checked(f"pgd-{2 * settings.pgd_steps}@{level_key(eps)}", standing, eps, self.twice)
+        rescaled = self.checked(f"{pgd_name} on other scales@{level_key(eps)}", standing, eps, self.on_other_scales)
         square_run = partial(square, score=_lead, queries=settings.square_queries)
-        by_square = self.checked(f"square@{eps:g}", images, eps, square_run)
+        by_square = self.checked(f"square@{level_key(eps)}", images, eps, square_run)
         estimated = partial(spsa, loss=overtaking, samples=settings.spsa_samples, steps=settings.spsa_steps)
-        by_spsa = self.checked(f"spsa@{eps:g}", images[: settings.spsa_images], eps, estimated)
+        by_spsa = self.checked(f"spsa@{level_key(eps)}", images[: settings.spsa_images], eps, estimated)
         by_huge = self.checked(f"huge@{huge:g}", images, huge, self.by_name(pgd_name))
         broken = {name: _broken(result) for name, result in (("square", by_square), ("spsa", by_spsa))}
         black_boxes = f"Square attack, {settings.square_queries} queries"
@@ -161,7 +164,7 @@ class _Audit(Measurements):
             "accuracy_spsa": fmean(by_spsa["right"]) if by_spsa["right"] else None,
             "accuracy_huge": share(set(images) - _broken(by_huge)),
             "eps_huge": huge,
-            "repeat_difference": self.measured("repeat", lambda: self.repeat(images))["difference"],
+            "repeat_difference": self.measured("repeat", lambda: self.repeat(images), REPEAT)["difference"],
         }
 
     def twice(self, problem: Problem, generator: torch.Generator) -> Attacked:

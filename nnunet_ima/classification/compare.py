@@ -22,7 +22,7 @@ from nnunet_ima.classification.networks import Classifier, load_classifier
 from nnunet_ima.classification.settings import Settings, load_plan
 from nnunet_ima.classification.splits import Splits
 from nnunet_ima.classification.summary import image_rows, summarise_classifiers, write_classifier_summary
-from nnunet_ima.files import write_atomically
+from nnunet_ima.files import check_name, read_json, write_atomically
 from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
 from nnunet_ima.report.classifier_table import classifier_report
 
@@ -138,9 +138,10 @@ def _open(file: Path, data: ImageSet, device: str | torch.device) -> Classifier:
 def _claim_models(store: Store, files: Mapping[str, Path]) -> None:
     """Refuse results of another training under the same name; further methods may join an audit later."""
     for name, file in files.items():
-        digest = sha256([file])
-        known = store.get(name, "model") or store.put({"sha256": digest}, name, "model")
-        if known["sha256"] != digest:
+        claim = {"sha256": sha256([file])}
+        kept = store.path("results", check_name(name, file), "model.json")
+        known = read_json(kept, damaged=f"remove {kept.parent}") if kept.is_file() else store.put(claim, name, "model")
+        if known != claim:
             msg = f"{store.folder} holds results of another {name} than {file}; remove them, or choose another --output"
             raise ValueError(msg)
 

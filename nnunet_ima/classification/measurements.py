@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked
-from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.under_attack import Target, right
 from nnunet_ima.perturbation.budget import Budget
@@ -26,6 +26,17 @@ SPLIT = "test"
 Progress = Callable[[str, float], None]
 """Told what is measured and the share of it that is done."""
 Result = dict[str, Any]
+
+# What readers of a stored result rely on.
+CLEAN = {"predicted": list, "correct": list, "logits": list}
+NOISE = {"correct": list, "logits": list}
+ATTACK = {
+    **{"predicted": list, "correct": list, "carried": list, "noise": list, "forward": list, "backward": list},
+    **{"radius": int | float, "trace": dict},
+}
+CHECK = {"images": list, "right": list}
+REPEAT = {"difference": int | float}
+MINIMAL = {"eps": list}
 
 
 @dataclass
@@ -48,9 +59,9 @@ class Measurements:
     store: Store
     progress: Progress | None
 
-    def measured(self, place: str, measure: Callable[[], Result]) -> Result:
-        """Result of a measurement from the store; measured and stored if it is not there."""
-        stored = self.store.get(self.name, SPLIT, place)
+    def measured(self, place: str, measure: Callable[[], Result], needs: Mapping[str, Any]) -> Result:
+        """Result of a measurement from the store; measured and stored if it is not there, or lacks what is needed."""
+        stored = self.store.get(self.name, SPLIT, place, needs=needs)
         if stored is None:
             stored = self.store.put({"measurement": place, **measure()}, self.name, SPLIT, place)
         if len(stored.get("correct", self.ids)) != len(self.ids):
@@ -67,7 +78,7 @@ class Measurements:
 
     def noise(self, eps: float) -> Result:
         """Accuracy of each image over draws of white noise of exactly ε (L2) or between -ε and ε (L∞)."""
-        generator, everyone = self.generator(f"noise-uniform@{eps:g}"), torch.arange(len(self.ids))
+        generator, everyone = self.generator(f"noise-uniform@{level_key(eps)}"), torch.arange(len(self.ids))
         draw = partial(draw_white_noise, "uniform", generator=generator)
         draws = [self.target.predict(everyone, draw, self.radius(eps)) for _ in range(self.settings.noise_draws)]
         correct = torch.stack([right(logits, self.target.y.cpu()) for logits in draws]).double().mean(0)
@@ -82,8 +93,8 @@ class Measurements:
             known: result at this level or below, whose broken images need no attack.
             smaller: the attack's own result at the level below, whose broken images need none either.
         """
-        place = f"{attack}@{eps:g}"
-        return self.measured(place, lambda: self.attack(place, self.by_name(attack), eps, (known, smaller)))
+        place = f"{attack}@{level_key(eps)}"
+        return self.measured(place, lambda: self.attack(place, self.by_name(attack), eps, (known, smaller)), ATTACK)
 
     def attack(self, place: str, attack: Callable[..., Attacked], eps: float, known: Sequence[Result]) -> Result:
         """Attack all images that every known result left right; the others carry over from the first that broke them.
@@ -123,7 +134,7 @@ class Measurements:
             passes = {"forward": found.forward, "backward": found.backward}
             return {"eps": eps, "images": images, "right": found.correct, "noise": found.noise, **passes}
 
-        return self.measured(f"check-{place}", measure)
+        return self.measured(f"check-{place}", measure, CHECK)
 
     def radius(self, eps: float) -> float:
         """Norm of noise at a level, on the images at hand."""

@@ -16,6 +16,7 @@ from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finit
 from nnunet_ima.classification.head import EncoderClassifier, small_architecture
 from nnunet_ima.classification.resnet import resnet18
 from nnunet_ima.classification.settings import Settings
+from nnunet_ima.files import atomic_file
 
 Description = dict[str, Any]
 """{"kind": "resnet18"} or {"kind": "encoder", "architecture": as in nnU-Net's plans}."""
@@ -139,10 +140,9 @@ def _check_use(classes: Any, size: Any, file: Path) -> None:
 
 
 def save_atomically(file: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values; a reader, or the next start after a power loss, sees the old file or the new."""
-    part = file.with_name(f".{file.name}.part")
-    torch.save(content, part)
-    part.replace(file)
+    """Write tensors and plain values whole or not at all; see `files.atomic_file`."""
+    with atomic_file(file) as stream:
+        torch.save(content, stream)
 
 
 def load_checked(file: Path, mark: str) -> dict[str, Any]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import tyro
@@ -19,8 +25,9 @@ class Command(Protocol):
 def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, description: str = "") -> None:
     """Parse the command line, run the verb and exit with a status that scripts can rely on.
 
-    The exit status is 0 after success, 2 after a wrong input (with one sentence on stderr), 130 after Ctrl-C. Errors
-    that are nobody's wrong input keep their traceback.
+    The exit status is 0 after success, 2 after a wrong input (with one sentence on stderr), 130 after Ctrl-C and 143
+    after a polite kill (SIGTERM), which cleans up as Ctrl-C does. Errors that are nobody's wrong input keep their
+    traceback.
 
     Args:
         program: name of the console script.
@@ -32,20 +39,66 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
         SystemExit: the exit status is not 0.
     """
     try:
-        command: Command = tyro.cli(
-            command_type,
-            prog=program,
-            args=argv,
-            description=description or None,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-        command.run()
+        with _sigterm_interrupts():
+            command: Command = tyro.cli(
+                command_type,
+                prog=program,
+                args=argv,
+                description=description or None,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+            command.run()
     except (ValueError, OSError) as error:  # FileNotFoundError and FileExistsError are OSErrors
         print(f"{program}: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
+    except _Terminated as error:
+        print(f"{program}: terminated", file=sys.stderr)
+        raise SystemExit(143) from error
     except KeyboardInterrupt as error:
         print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """The process is asked to end by SIGTERM."""
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise an exception in this process, so that it cleans up; its forked children just end."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+        yield
+        return
+    owner = os.getpid()
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise _Terminated
+
+    former = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder for results that cannot be made or written, before any work.
+
+    Raises:
+        OSError: it cannot.
+    """
+    parent = folder.absolute().parent
+    if not parent.is_dir():
+        msg = f"--output {folder}: the folder {parent} does not exist; make it first"
+        raise FileNotFoundError(msg)
+    if folder.exists() and not folder.is_dir():
+        msg = f"--output {folder} is a file; choose a folder"
+        raise NotADirectoryError(msg)
+    if not os.access(folder if folder.exists() else parent, os.W_OK | os.X_OK):
+        msg = f"--output {folder} cannot be written; choose another folder"
+        raise PermissionError(msg)
 
 
 def usable_device(name: str) -> str:
@@ -66,7 +119,8 @@ def usable_device(name: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """Return the message of an error; the system's own errors name their file and the reason."""
+    """Return the message of an error in one line; the system's own errors name their file and the reason."""
+    text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return str(error) or type(error).__name__
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(text.splitlines())

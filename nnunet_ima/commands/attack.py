@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from nnunet_ima.commands._run import run_cli, usable_device
+from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.tasks import load_task, task_names
+from nnunet_ima.files import check_name
 
 if TYPE_CHECKING:
     from nnunet_ima.audit.case_audit import Settings
@@ -136,7 +137,7 @@ class Attack:
         from nnunet_ima.audit.gate import parse_requirements, unmet
         from nnunet_ima.audit.pipeline import Pipeline
         from nnunet_ima.audit.provenance import provenance, question
-        from nnunet_ima.audit.run import run_audit
+        from nnunet_ima.audit.run import find_faults, run_audit
         from nnunet_ima.audit.store import Store
 
         models = self._open_models()
@@ -152,11 +153,14 @@ class Attack:
             return
         from nnunet_ima.report.publish import publish
 
+        faults = find_faults(pipelines, cases)
+        if all(faults.values()):  # before the audit claims its folder
+            raise ValueError(_nothing(fault for found in faults.values() for fault in found))
         store = Store(self.output, question(pipelines, cases, settings), provenance(pipelines))
-        findings = run_audit(pipelines, cases, settings, store, self.check_cases)
+        findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults)
         if not findings.records:
-            msg = "no case could be measured: " + "; ".join(row["error"] for row in findings.failed)
-            raise ValueError(msg)
+            store.release()
+            raise ValueError(_nothing(row["error"] for row in findings.failed))
         print(publish(findings, pipelines, cases, settings, store))
         if shortfalls := unmet(requirements, findings):
             print(f"--require is not met: {'; '.join(shortfalls)}")
@@ -179,6 +183,9 @@ class Attack:
             if not (math.isfinite(value) and value >= 0):
                 msg = f"--eps must be numbers of at least 0, got {value:g}"
                 raise ValueError(msg)
+        for case in self.cases:
+            check_name(case, "--cases")
+        check_output(self.output)
         unknown = [name for name in self.attack if name not in PRESETS]
         if unknown or not self.attack:
             msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
@@ -205,7 +212,7 @@ class Attack:
 
         device = usable_device(self.device)
         folders = self.model or (self._task_folder(),)
-        names = [folder.resolve().name for folder in folders]
+        names = [check_name(folder.resolve().name, f"--model {folder}") for folder in folders]
         if len(set(names)) < len(names):
             names = [f"{chr(65 + number)}_{name}" for number, name in enumerate(names)]
         return {
@@ -286,6 +293,10 @@ class Attack:
             margins=not self.no_margins,
             save_adversarial=self.save_adversarial,
         )
+
+
+def _nothing(errors: Iterable[str]) -> str:
+    return f"no case could be measured: {'; '.join(dict.fromkeys(errors))}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_ima.commands._run import run_cli
+from nnunet_ima.commands._run import check_output, run_cli
 from nnunet_ima.datasets.folders import VARIABLES
 from nnunet_ima.datasets.overlay import read_plans, write_plans
 from nnunet_ima.datasets.phantom_dataset import PhantomSettings
@@ -23,6 +24,8 @@ from nnunet_ima.datasets.prepare import prepare_phantom
 PROGRAM = "nnunet-ima-demo"
 CONFIGURATION = "2d_cpu"
 MODELS = {"plain nnU-Net": "nnUNetTrainerPlain", "IMA": "nnUNetTrainerIMA"}
+MARK = ".nnunet-ima-demo"  # says whose folder it is
+FILES = ("table.md", "table.json", "demo.png", *(f"{trainer}.log" for trainer in MODELS.values()))
 
 
 @dataclass(kw_only=True)
@@ -33,7 +36,7 @@ class Demo:
     """
 
     output: Path = Path("nnunet-ima-demo")
-    """Folder for data, models, table and figure; what an earlier demo left there is replaced."""
+    """Folder for data, models, table and figure, new or empty; what an earlier demo left there is replaced."""
 
     cases: int = 20
     """Number of phantoms; a fifth of them is held out."""
@@ -57,7 +60,7 @@ class Demo:
             msg = f"--eps needs noise levels of at least 0, got {self.eps}"
             raise ValueError(msg)
         begin = perf_counter()
-        self.output.mkdir(parents=True, exist_ok=True)
+        self._claim()
         for variable in VARIABLES:
             os.environ[variable] = str((self.output / variable).resolve())
         os.environ.setdefault("nnUNet_def_n_proc", "2")  # nnU-Net would start 8 processes to export a few small cases
@@ -72,6 +75,15 @@ class Demo:
         print(f"Table {self.output / 'table.md'}, figure {self.output / 'demo.png'}.")
         print(f"Trainings' logs and plots: {results}")
         print(f"Done in {perf_counter() - begin:.0f} s.")
+
+    def _claim(self) -> None:
+        """Make the folder, or refuse one that holds anything but a demo: its data set and files would be mixed in."""
+        check_output(self.output)
+        self.output.mkdir(exist_ok=True)
+        if not (self.output / MARK).is_file() and not _only_a_demo(self.output):
+            msg = f"--output {self.output} holds other files than those of a demo; choose a new or an empty folder"
+            raise ValueError(msg)
+        (self.output / MARK).write_text("nnunet-ima-demo works in this folder and replaces what is in it.\n")
 
     def _prepare(self) -> Path:
         """Generate and preprocess the phantoms and set a short schedule; returns the folder of the results."""
@@ -102,6 +114,7 @@ class Demo:
             log.open("w", encoding="utf-8") as file,
             tqdm(total=self.epochs, desc=f"Training {model}", unit="epoch") as bar,
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+            _ended_with_us(process),
         ):
             for line in process.stdout or ():
                 file.write(line)
@@ -140,6 +153,24 @@ class Demo:
             label = inputs[shown][1][0].numpy()
         draw_noise_grid(label, panels, self.output / "demo.png", "Held-out phantom under attack (white: true outline)")
         return rows
+
+
+@contextmanager
+def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
+    """End a process when this one is interrupted; it would be waited for."""
+    try:
+        yield
+    except BaseException:
+        process.terminate()
+        raise
+
+
+def _only_a_demo(folder: Path) -> bool:
+    """Whether there is nothing but what a demo of release 0.1, which left no mark, has made."""
+    if not {entry.name for entry in folder.iterdir()} <= {*VARIABLES, *FILES}:
+        return False
+    inside = (entry.name for variable in VARIABLES for entry in folder.glob(f"{variable}/*"))
+    return all(name == "Dataset999_Phantom" or name.startswith(".nnunet-ima-") for name in inside)
 
 
 def _table(rows: dict[str, list[dict[str, Any]]], eps: Sequence[float]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nnunet_ima.audit.store import level_key
 from nnunet_ima.report.markdown import (
     NOTHING,
     VERDICT,
@@ -95,14 +96,14 @@ def _noise(row: Row, settings: Mapping[str, Any]) -> str:
     rms, raw = row["units"]["rms"], row["units"]["raw"]
     told = [f"{rms:.3g} σ"] if settings["unit"] != "rms" and rms is not None else []
     told += [f"{raw:.3g} raw units"] if settings["unit"] != "raw" and raw is not None else []
-    level = f"ε = {row['eps']:g}" + (" σ" if settings["unit"] == "rms" else "")
+    level = f"ε = {level_key(row['eps'])}" + (" σ" if settings["unit"] == "rms" else "")
     return level + (f" ({', '.join(told)} per voxel)" if told else "")
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     """Columns of a model's table; those without any value are left out."""
     columns: list[Column] = [
-        ("ε", lambda row: f"{row['eps']:g}"),
+        ("ε", lambda row: level_key(row["eps"])),
         ("σ (RMS)", lambda row: number(row["units"]["rms"], ".3g")),
         ("raw (RMS)", lambda row: number(row["units"]["raw"], ".3g")),
         ("attack", lambda row: row["attack"]),
@@ -139,7 +140,7 @@ def _margin_columns(rows: Sequence[Row]) -> list[Column]:
 
 
 PAIRED: list[Column] = [
-    ("ε", lambda row: f"{row['eps']:g}"),
+    ("ε", lambda row: level_key(row["eps"])),
     ("attack", lambda row: row["attack"]),
     ("difference of Dice [95 %]", lambda row: f"{row['mean_difference']:+.3f}{interval_text(row['interval'])}"),
     ("better", lambda row: str(row["better"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnunet_ima.audit.store import level_key
 from nnunet_ima.report.markdown import (
     NOTHING,
     VERDICT,
@@ -72,7 +73,7 @@ def _choice(summary: dict[str, Any]) -> list[str]:
         sentence = f"**{best['model']}**"
     sentence += (
         f", with a mean accuracy of {best['mean_accuracy']:.3f} over the noise levels ε = "
-        f"{', '.join(f'{eps:g}' for eps in _levels(summary))} and {clean:.3f} without noise"
+        f"{', '.join(map(level_key, _levels(summary)))} and {clean:.3f} without noise"
     )
     if len(summary["models"]) > 1:
         sentence += (
@@ -108,7 +109,7 @@ def _overview(summary: dict[str, Any]) -> list[Column]:
     found = {(row["model"], row["eps"]): row["accuracy"]["value"] for row in summary["rows"]}
     columns: list[Column] = [("model", lambda row: row["model"])]
     for eps in (0.0, *_levels(summary)):
-        columns.append((f"{eps:g}", lambda row, eps=eps: f"{found[row['model'], eps]:.3f}"))  # type: ignore[misc]
+        columns.append((level_key(eps), lambda row, eps=eps: f"{found[row['model'], eps]:.3f}"))  # type: ignore[misc]
     if _levels(summary):
         columns.append(("mean of ε > 0", lambda row: number(row["mean_accuracy"], ".3f")))
     return columns
@@ -118,7 +119,7 @@ def _details(summary: dict[str, Any]) -> list[Column]:
     clean = {model["model"]: model["auc"] for model in summary["models"]}
     columns: list[Column] = [
         ("model", lambda row: row["model"]),
-        ("ε", lambda row: f"{row['eps']:g}"),
+        ("ε", lambda row: level_key(row["eps"])),
         ("RMS", lambda row: f"{row['rms']:.3g}"),
         ("accuracy [95 %]", lambda row: _share(row["accuracy"])),
         ("sensitivity", lambda row: _share(row["sensitivity"])),
@@ -156,7 +157,7 @@ _MINIMAL: list[Column] = [
 ]
 _PROBES: list[Column] = [
     ("model", lambda row: row["model"]),
-    ("ε", lambda row: f"{row['eps']:g}"),
+    ("ε", lambda row: level_key(row["eps"])),
     ("images", lambda row: str(row["cases"])),
     ("PGD and APGD", lambda row: f"{row['accuracy']:.3f}"),
     ("twice the steps", lambda row: f"{row['accuracy_twice_the_steps']:.3f}"),

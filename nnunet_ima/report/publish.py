@@ -17,7 +17,7 @@ from nnunet_ima.audit.case_audit import Settings
 from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.run import Findings
-from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.audit.summary import summarise, write_summary
 from nnunet_ima.audit.volume import raw_noise, read_volume
 from nnunet_ima.files import write_atomically
@@ -53,7 +53,7 @@ def publish(
             figures.append(f"worst_case_{name}.png")
             draw_worst_case(_worst_case(record, pipeline, cases, folder), folder / figures[-1])
         elif settings.eps and any(record["model"] == name for record in findings.records):
-            text += f"\n\nNo figure of {name}'s worst case: its noise or its predictions are not in {folder / 'images'}"
+            text += f"\n\nNo figure of {name}'s worst case: its noise or its predictions are not in images/"
     images = "\n\n".join(f"![{name}]({quote(name)})" for name in figures)
     write_atomically(folder / "report.md", f"{text}\n\n{images}\n" if images else f"{text}\n")
     return f"{text}\n\nReport, figures and all results: {folder}"
@@ -133,7 +133,8 @@ def _worst_record(name: str, findings: Findings, folder: Path, pipeline: Pipelin
 
 def _files(record: dict[str, Any], folder: Path, pipeline: Pipeline) -> tuple[Path, Path, Path]:
     """Noise, clean prediction and attacked prediction of a result."""
-    images, place = folder / "images" / record["model"] / record["case"], f"{record['attack']}@{record['eps']:g}"
+    images = folder / "images" / record["model"] / record["case"]
+    place = f"{record['attack']}@{level_key(record['eps'])}"
     ending = pipeline.model.dataset_json["file_ending"]
     return images / f"noise_{place}.npy", images / f"clean{ending}", images / f"{place}{ending}"
 

@@ -58,3 +58,16 @@ def test_weak_evidence_meets_nothing() -> None:
     found.verdicts.append({"conclusive": False})
     assert unmet([Requirement(0.1, 5)], found) == ["the audit is not conclusive"]
     assert unmet([], found) == []
+
+
+def test_a_model_without_a_result_meets_nothing() -> None:
+    """Nothing measured is no evidence, for one model of two as for all."""
+    found = findings(pgd={5: [0.9]}, clean={0: [0.9]})
+    found.records.append({"model": "other", "attack": "clean", "eps": 0, "dice": 0.9})
+    assert unmet([Requirement(0.5, 5)], found) == ["other has no result at ε = 5"]
+    assert unmet([Requirement(0.5, 5.0000001)], found) == [
+        f"{model} has no result at ε = 5.0000001" for model in ("m", "other")
+    ]
+    nothing = Findings(failed=[{"model": "m", "case": "a", "error": "broken"}])
+    assert "m has no result at ε = 5" in unmet([Requirement(0.5, 5)], nothing)
+    assert unmet([Requirement(0.0, 5)], Findings())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +19,13 @@ from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import case_audit, run
 from nnunet_ima.audit.case_audit import CaseAudit, Settings
 from nnunet_ima.audit.cases import Case, dataset_cases
+from nnunet_ima.audit.gate import Requirement, unmet
 from nnunet_ima.audit.model import open_model
 from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.run import Findings, run_audit
 from nnunet_ima.audit.store import Store
+from nnunet_ima.audit.summary import summarise
+from nnunet_ima.report.audit_table import report_text
 
 SETTINGS = Settings(
     attacks=("pgd", "standard"),
@@ -172,6 +177,84 @@ def test_killed_half_way_it_goes_on_to_the_same_numbers(
     assert comparable(resumed) == comparable(findings)
 
 
+def test_full_disk_half_way_it_goes_on_to_the_same_numbers(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(SETTINGS, attacks=("pgd",), eps=(0.3,))
+    whole = audit(pipeline, cases[:1], tmp_path / "whole", settings, probes=0)
+    original, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) % 5 == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    found, failures = None, 0
+    while found is None:
+        try:
+            found = audit(pipeline, cases[:1], tmp_path / "out", settings, probes=0)
+        except OSError:
+            failures += 1
+    assert failures >= 2
+    assert comparable(found) == comparable(whole)
+    for file in (entry for entry in (tmp_path / "whole").rglob("*") if entry.suffix != ".json"):
+        assert (tmp_path / "out" / file.relative_to(tmp_path / "whole")).exists()
+    assert not list((tmp_path / "out").rglob(".*"))
+    assert not (tmp_path / "out" / "noise").exists()
+
+
+def test_damaged_results_are_measured_again_to_the_same_numbers(
+    findings: Findings, pipeline: Pipeline, cases: list[Case], folder: Path, tmp_path: Path, capsys
+) -> None:
+    """Of a finished case: its noise, of which they were made, is no longer kept."""
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    results = out / "results" / "m"
+    first, second = (results / case.name for case in cases)
+    damage = {
+        first / "clean.json": "",
+        first / "random@0.3.json": '{"dice": 0.5',
+        first / "standard@0.1.json": "[]",
+        first / "margin.json": "{}",
+        first / "probe@0.1.json": "{}",
+        first / "probe@0.3.json": "{}",
+        first / "finished.json": "3",
+        second / "components" / "pgd@0.3.json": "{}",
+        second / "pgd@0.3.json": '{"dice": "0"}',
+        second / "components" / "apgd-dice@0.1.json": '"text"',
+    }
+    damage = {file: content for file, content in damage.items() if file.is_file()}
+    assert len(damage) >= 7
+    for file, content in damage.items():
+        file.write_text(content)
+    again = audit(pipeline, cases, out)
+    assert comparable(again) == comparable(findings)
+    assert again.failed == []
+    told = [line for line in capsys.readouterr().err.splitlines() if "is damaged" in line]
+    assert sorted(told) == sorted(f"{file} is damaged; it is measured again" for file in damage)
+    assert not (out / "noise").exists()
+    for file in damage:
+        kept, made = (json.loads((root / file.relative_to(out)).read_text()) for root in (folder, out))
+        assert {key: value for key, value in kept.items() if key != "seconds"} == {
+            key: value for key, value in made.items() if key != "seconds"
+        }
+
+
+def test_levels_that_print_alike_are_measured_apart(pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:
+    eps = (0.2, 0.2000000001)
+    settings = replace(SETTINGS, attacks=("fgsm",), eps=eps, margins=False)
+    found = audit(pipeline, cases[:1], tmp_path / "out", settings, probes=0)
+    assert [record["eps"] for record in found.records] == [0.0, *eps]
+    assert (tmp_path / "out" / "results" / "m" / cases[0].name / "fgsm@0.2000000001.json").is_file()
+    requirement = Requirement(1.0, eps[1])
+    assert "at ε = 0.2000000001, below 1" in unmet([requirement], found)[0]
+    table = report_text(summarise(found, settings), {})
+    assert "| 0.2 " in table
+    assert "| 0.2000000001 " in table
+
+
 def test_order_of_cases_and_attacks_changes_no_number(
     findings: Findings, pipeline: Pipeline, cases: list[Case], tmp_path: Path
 ) -> None:
@@ -196,6 +279,11 @@ def test_faulty_cases_are_marked_and_the_others_measured(
     voxels[0, 0, 0] = np.nan
     nan = tmp_path / "nan.nii.gz"
     nib.save(nib.Nifti1Image(voxels, image.affine), nan)
+    large, extreme = tmp_path / "large.nii.gz", tmp_path / "extreme.nii.gz"
+    voxels = np.asarray(image.dataobj).astype(np.float64)
+    nib.save(nib.Nifti1Image(voxels / voxels.max() * 1e19, image.affine), extreme)  # the sum of squares is too large
+    voxels[0, 0, 0] = 1e300
+    nib.save(nib.Nifti1Image(voxels, image.affine), large)
     empty = tmp_path / "empty.nii.gz"
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), empty)
     moved = tmp_path / "moved.nii.gz"
@@ -203,6 +291,8 @@ def test_faulty_cases_are_marked_and_the_others_measured(
     faulty = {
         "unreadable": Case("unreadable", (broken,), cases[0].label),
         "not finite": Case("not finite", (nan,), cases[0].label),
+        "too large": Case("too large", (large,), cases[0].label),
+        "extreme": Case("extreme", (extreme,), cases[0].label),
         "no foreground": Case("no foreground", cases[0].images, empty),
         "other affine": Case("other affine", cases[0].images, moved),
     }
@@ -213,6 +303,8 @@ def test_faulty_cases_are_marked_and_the_others_measured(
     for name, words in (
         ("unreadable", str(broken)),
         ("not finite", f"{nan} has 1 voxel"),
+        ("too large", f"{large} has voxels of up to 1e+300"),
+        ("extreme", f"{extreme} cannot be normalised as the model m needs it"),
         ("no foreground", f"{empty} holds no foreground"),
         ("other affine", str(moved)),
     ):

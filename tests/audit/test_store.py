@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ima.audit.store import Store, sha256
+from nnunet_ima.audit import store as module
+from nnunet_ima.audit.store import Store, level_key, sha256
 
 QUESTION = {"settings": {"eps": (1, 2)}, "models": {"m": "abc"}}
 
@@ -48,13 +54,26 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_damaged_result_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["", '{"dice"', "[]", "{}", "3", '{"dice": null}', '{"dice": "0.5"}', "[" * 99999])
+def test_damaged_result_is_named_and_made_again(tmp_path: Path, content: str, capsys) -> None:
     store = Store(tmp_path, QUESTION, {})
     store.put({"dice": 1}, "m", "case", "clean")
     file = tmp_path / "results" / "m" / "case" / "clean.json"
-    file.write_text('{"dice"')
-    with pytest.raises(ValueError, match=r"clean\.json is damaged .* remove it"):
-        store.get("m", "case", "clean")
+    file.write_text(content)
+    assert store.get("m", "case", "clean", needs={"dice": int | float}) is None
+    assert capsys.readouterr().err == f"{file} is damaged; it is measured again\n"
+    assert store.put({"dice": 1}, "m", "case", "clean") == store.get("m", "case", "clean", needs={"dice": int | float})
+    assert capsys.readouterr().err == ""
+
+
+def test_damaged_noise_is_named_and_made_again(tmp_path: Path, capsys) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put_noise(torch.ones(3), "m", "case", "pgd@1")
+    file = tmp_path / "noise" / "m" / "case" / "pgd@1.npy"
+    for content in (file.read_bytes()[:-1], file.read_bytes()[:9], b"", b"text"):
+        file.write_bytes(content)
+        assert store.get_noise("m", "case", "pgd@1") is None
+        assert capsys.readouterr().err == f"{file} is damaged; it is measured again\n"
 
 
 def test_no_half_written_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,8 +93,10 @@ def test_no_half_written_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_not_a_number_is_no_result(tmp_path: Path) -> None:
     store = Store(tmp_path, QUESTION, {})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        store.put({"dice": float("nan")}, "m", "case", "clean")
+    for result in ({"dice": float("nan")}, {"kinds": {"dice": [0.5, float("-inf")]}}):
+        with pytest.raises(ValueError, match=r"case clean of the model m is not a finite number \(.*dice.* = .*image"):
+            store.put(result, "m", "case", "clean")
+    assert not (tmp_path / "results").exists()
 
 
 def test_noise_comes_back_exactly_and_goes_with_its_case(tmp_path: Path) -> None:
@@ -114,8 +135,7 @@ def test_no_half_written_noise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             store.put_noise(torch.zeros(3), "m", "case", measurement)
     monkeypatch.undo()
     assert torch.equal(store.get_noise("m", "case", "pgd@1"), torch.ones(3))
-    with pytest.raises(FileNotFoundError):
-        store.get_noise("m", "case", "pgd@2")
+    assert store.get_noise("m", "case", "pgd@2") is None
     store.drop_noise("m", "case")
     assert not (tmp_path / "noise").exists()
 
@@ -148,8 +168,168 @@ def test_hash_depends_on_every_byte_and_on_the_order(tmp_path: Path) -> None:
     assert before != sha256([first, second])
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
+MANIFESTS = [
+    *("", "{", "[]", "{}", "3", '{"question": [], "provenance": []}', '{"question": {}, "provenance": {}}'),
+    '{"question": {}, "provenance": ["torch"]}',
+]
+
+
+@pytest.mark.parametrize("content", MANIFESTS)
 def test_damaged_manifest_names_the_way_out(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(ValueError, match=r"manifest\.json is .*choose another folder with --output"):
         Store(tmp_path, QUESTION, {})
+
+
+@pytest.mark.parametrize(
+    ("eps", "key"), [(5.0, "5"), (0.1, "0.1"), (2.5, "2.5"), (1e6, "1e+06"), (1e-7, "1e-07"), (0.0, "0"), (15, "15")]
+)
+def test_ordinary_levels_have_their_short_name(eps: float, key: str) -> None:
+    """As in release 0.1: names of files and seeds of random draws depend on it."""
+    assert level_key(eps) == key == f"{eps:g}"
+
+
+def test_levels_that_differ_have_other_names() -> None:
+    levels = [0.1, 0.1000000001, 0.1 + 2e-17, float(np.nextafter(0.1, 1)), 1234567.0, 1234568.0, 0.1 + 0.2, 0.3]
+    assert len({level_key(eps) for eps in levels}) == len(set(levels))
+    assert all(float(level_key(eps)) == eps for eps in levels)
+    assert level_key(1234567.0) == "1234567"
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "../../x", "a\\b", "a\0b", "a\nb"])
+def test_nothing_outside_is_touched(tmp_path: Path, name: str) -> None:
+    marker = tmp_path / "marker" / "precious.txt"
+    marker.parent.mkdir()
+    marker.write_text("precious")
+    store = Store(tmp_path / "out", QUESTION, {})
+    for place in ((name, "case", "clean"), ("m", name, "clean"), ("m", "case", f"{name}/../x")):
+        for use in (store.get, store.get_noise, lambda *at: store.put({}, *at)):
+            with pytest.raises(ValueError, match="holds the name"):
+                use(*place)
+    for place in ((name,), ("m", name), ("m", "../../../marker")):
+        with pytest.raises(ValueError, match="holds the name"):
+            store.drop_noise(*place)
+    assert marker.read_text() == "precious"
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["manifest.json", "marker", "out", "precious.txt"]
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "case"
+    elsewhere.mkdir(parents=True)
+    store = Store(tmp_path / "out", QUESTION, {})
+    for folder in ("noise", "results"):
+        (tmp_path / "out" / folder).mkdir()
+        (tmp_path / "out" / folder / "m").symlink_to(elsewhere.parent)
+    for use in (
+        lambda: store.drop_noise("m", "case"),
+        lambda: store.put_noise(torch.ones(1), "m", "case", "pgd@1"),
+        lambda: store.put({}, "m", "case", "clean"),
+    ):
+        with pytest.raises(OSError, match=r"leads out of the audit's folder, to .*elsewhere.*; remove the link"):
+            use()
+    assert list(elsewhere.iterdir()) == []
+    (tmp_path / "link").symlink_to(tmp_path / "out")  # the folder itself may be one
+    assert Store(tmp_path / "link", QUESTION, {}).get("n", "case", "clean") is None
+
+
+def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out", QUESTION, {})
+    shutil.rmtree(tmp_path / "out")
+    for use in (lambda: store.put({}, "m", "case", "clean"), lambda: store.put_noise(torch.ones(1), "m", "c", "p@1")):
+        with pytest.raises(FileNotFoundError, match=r"manifest\.json is gone"):
+            use()
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_workers_keep_and_drop_noise(tmp_path: Path) -> None:
+    """Each removes the folders that it finds empty, while the others are about to write into them."""
+    Store(tmp_path, QUESTION, {})
+    errors = []
+
+    def work(case: str) -> None:
+        store = Store.__new__(Store)
+        store.folder = tmp_path
+        try:
+            for number in range(60):
+                store.put_noise(torch.full((2,), float(number)), "m", case, "pgd@1")
+                assert torch.equal(store.get_noise("m", case, "pgd@1"), torch.full((2,), float(number)))
+                store.drop_noise("m", case)
+        except Exception as error:  # of a thread, it would be lost
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(f"case {number}",)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert errors == []
+    assert not (tmp_path / "noise").exists()
+
+
+def test_a_folder_made_a_moment_ago_may_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process removes the empty folder between making it and writing into it."""
+    store, original, calls = Store(tmp_path, QUESTION, {}), module.atomic_file, []
+
+    def late(file: Path) -> object:
+        calls.append(file)
+        if len(calls) == 1:
+            store.drop_noise("m", "other")
+            shutil.rmtree(tmp_path / "noise")
+        return original(file)
+
+    monkeypatch.setattr(module, "atomic_file", late)
+    store.put_noise(torch.ones(2), "m", "case", "pgd@1")
+    assert torch.equal(store.get_noise("m", "case", "pgd@1"), torch.ones(2))
+
+
+def test_scratch_of_the_dead_is_removed_and_that_of_the_living_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    with store.scratch() as own:
+        (own / "noisy.nii.gz").write_text("half")
+    assert not own.exists()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    machine = own.name.removeprefix(".stored-").rsplit("-", 2)[0]
+    assert machine == "".join(letter if letter.isalnum() else "_" for letter in platform.node())
+    dead, living, foreign = f"{machine}-{ended.pid}-x", f"{machine}-{os.getppid()}-x", "elsewhere-1-x"
+    old, former = "elsewhere-2-x", "abcd_efg"  # the latter of release 0.1
+    for name in (dead, living, foreign, old, former):
+        (tmp_path / f".stored-{name}").mkdir()
+        (tmp_path / f".stored-{name}" / "noisy.nii.gz").write_text("half")
+    for name in (old, former):
+        os.utime(tmp_path / f".stored-{name}", (0, 0))
+    Store(tmp_path, QUESTION, {})
+    assert {folder.name for folder in tmp_path.glob(".stored-*")} == {f".stored-{living}", f".stored-{foreign}"}
+
+
+CASES = {"cases": {"a": "hash of a", "b": "hash of b"}}
+
+
+def test_a_repaired_case_without_results_is_taken(tmp_path: Path) -> None:
+    store = Store(tmp_path, CASES, {})
+    store.put({"dice": 1}, "m", "a", "clean")
+    repaired = {"cases": {"a": "hash of a", "b": "repaired"}}
+    Store(tmp_path, repaired, {})
+    assert json.loads((tmp_path / "manifest.json").read_text())["question"] == repaired
+    for other in ({"a": "other", "b": "repaired"}, {"a": "hash of a"}, repaired["cases"] | {"c": "new"}):
+        with pytest.raises(ValueError, match="an audit with other cases"):
+            Store(tmp_path, {"cases": other}, {})
+    store.put({"dice": 1}, "m", "b", "clean")
+    with pytest.raises(ValueError, match="an audit with other cases"):
+        Store(tmp_path, CASES, {})
+
+
+def test_a_folder_without_results_is_given_back(tmp_path: Path) -> None:
+    store = Store(tmp_path, CASES, {})
+    (tmp_path / "images" / "m" / "a").mkdir(parents=True)
+    store.release()
+    assert list(tmp_path.iterdir()) == []
+    store = Store(tmp_path, {"cases": {}}, {})
+    store.put({"dice": 1}, "m", "a", "components", "pgd@1")
+    store.release()
+    assert (tmp_path / "manifest.json").is_file()
+
+
+def test_a_manifest_that_a_kill_left_half_written_is_no_foreign_file(tmp_path: Path) -> None:
+    (tmp_path / ".manifest.json.abcd1234").write_text("{")
+    Store(tmp_path, QUESTION, {}).put({"dice": 1}, "m", "a", "clean")

@@ -78,6 +78,19 @@ def test_same_command_again_measures_nothing(
     assert capsys.readouterr().out == first
 
 
+def test_equal_audits_are_equal_to_the_byte(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they took in time stands with each measurement alone."""
+    clock = iter(float(number * number) for number in range(10**6))
+    monkeypatch.setattr("nnunet_ima.audit.case_audit.perf_counter", lambda: next(clock))
+    for output in ("one", "two"):
+        main(arguments(trained_model, own_cases, tmp_path / output))
+    for name in ("summary.json", "summary.csv", "cases.csv", "report.md"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert "seconds" in json.loads(next((tmp_path / "one").glob("results/*/*/fgsm@0.3.json")).read_text())
+
+
 def test_other_arguments_into_the_same_folder(
     trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
 ) -> None:

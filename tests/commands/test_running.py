@@ -1,0 +1,86 @@
+"""How every console script ends: its exit status, its one sentence, and what it cleans up."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nnunet_ima.audit.store import Store
+from nnunet_ima.commands._run import run_cli
+
+
+@dataclass
+class Killed:
+    """Is killed in the middle of its work."""
+
+    output: Path
+    """Its folder."""
+
+    number: int
+    """The signal."""
+
+    def run(self) -> None:
+        """Work until the signal comes."""
+        with Store(self.output, {}, {}).scratch() as scratch:
+            (scratch / "noisy.nii.gz").write_text("half")
+            os.kill(os.getpid(), self.number)
+            time.sleep(10)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+def test_a_polite_kill_cleans_up(
+    number: signal.Signals, status: int, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    handlers = [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(SystemExit) as stop:
+        run_cli("nnunet-ima-test", Killed, ["--output", str(tmp_path), "--number", str(int(number))])
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"nnunet-ima-test: {word}\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+    assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+@dataclass
+class Parent:
+    """Ends a child that shares its handlers."""
+
+    def run(self) -> None:
+        """Start it and end it, as pools of worker processes are ended."""
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        time.sleep(0.3)
+        child.terminate()
+        child.join()
+        if child.exitcode != 128 + signal.SIGTERM:
+            msg = f"the child ended with {child.exitcode}"
+            raise ValueError(msg)
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no child shares its handlers")
+def test_a_child_that_is_ended_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    run_cli("nnunet-ima-test", Parent, [])
+    assert capfd.readouterr().err == ""
+
+
+@dataclass
+class Wrong:
+    """Has a wrong input."""
+
+    def run(self) -> None:
+        """Refuse it."""
+        raise ValueError("line one\nline two")
+
+
+def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_cli("nnunet-ima-test", Wrong, [])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "nnunet-ima-test: line one line two\n"
