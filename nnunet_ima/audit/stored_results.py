@@ -18,5 +18,11 @@ MARGIN = {
 }
 PROBE = {
     **{"eps": NUMBER, "dice": NUMBER, "dice_twice_the_steps": NUMBER, "dice_black_box": NUMBER, "queries": int},
-    **{"dice_huge": NUMBER, "eps_huge": NUMBER, "dice_full_precision": NUMBER | None, "repeat_difference": NUMBER},
+    **{
+        "dice_other_scales": NUMBER,
+        "dice_huge": NUMBER,
+        "eps_huge": NUMBER,
+        "dice_full_precision": NUMBER | None,
+        "repeat_difference": NUMBER,
+    },
 }

@@ -6,12 +6,15 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
+from nnunet_ima.checkpoints import load_checkpoint
+from nnunet_ima.files import atomic_file
 from nnunet_ima.training.batches import SeededBatches, seed_all, stream
 from nnunet_ima.training.settings import resolve_settings
 from nnunet_ima.training.warm_start import load_weights, resolve_start
@@ -78,6 +81,24 @@ class ScheduledTrainer(nnUNetTrainer):
                 pin,
             ),
         )
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write nnU-Net's checkpoint so that a power cut leaves the old one or the new one."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+        with atomic_file(Path(filename)) as stream:
+            super().save_checkpoint(stream)  # nnU-Net hands it to torch.save
+
+    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+        """Load nnU-Net's checkpoint, which nnU-Net alone would do without a look at its check sums or its code.
+
+        Raises:
+            ValueError: the file is damaged, or would run code.
+        """
+        if isinstance(filename_or_checkpoint, str | Path):
+            load_checkpoint(Path(filename_or_checkpoint), way_out=f"Go on from another file of {self.output_folder}")
+        super().load_checkpoint(filename_or_checkpoint)
 
     def on_train_end(self) -> None:
         """Write the final checkpoint and stop the workers."""

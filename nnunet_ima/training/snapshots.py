@@ -6,7 +6,7 @@ import json
 import reprlib
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from nnunet_ima.checkpoints import load_checkpoint, refuse_not_finite
-from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.files import atomic_file, read_json, write_atomically
 
 INDEX = "ima_snapshots.json"
 FINAL = "checkpoint_final.pth"
@@ -176,8 +176,8 @@ def make_final(fold_folder: Path, snapshot: Snapshot) -> Path:
     load_snapshot(fold_folder, snapshot)
     final, former = fold_folder / FINAL, fold_folder / FORMER
     if final.is_file() and not former.exists():
-        _replace(former, lambda part: shutil.copyfile(final, part))
-    _replace(final, lambda part: shutil.copyfile(fold_folder / snapshot.file, part))
+        _copy(final, former)
+    _copy(fold_folder / snapshot.file, final)
     return final
 
 
@@ -204,14 +204,10 @@ def export_stock(model_folder: Path, fold: str, snapshot: Snapshot, target: Path
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
         if (model_folder / name).is_file() and _is_inside(model_folder, name):
             shutil.copyfile(model_folder / name, target / name)
-    _replace(target / fold / FINAL, lambda part: torch.save(checkpoint, part))
+    with atomic_file(target / fold / FINAL) as stream:
+        torch.save(checkpoint, stream)
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside another one and put it in its place once it is whole."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        write(part)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as content, atomic_file(target) as stream:
+        shutil.copyfileobj(content, stream)
