@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from nnunet_ima.perturbation.norms import NORMS
 
+LARGEST = 1e6  # noise level; squares of larger ones leave single precision
+
 
 @dataclass(frozen=True)
 class AuditSettings:
@@ -53,8 +55,8 @@ class AuditSettings:
         if self.norm not in NORMS:
             msg = f"unknown norm {self.norm!r}; known are {', '.join(NORMS)}"
             raise ValueError(msg)
-        if list(self.eps) != sorted(set(self.eps)) or any(not 0 < eps < float("inf") for eps in self.eps):
-            msg = f"noise levels must ascend and be above 0, got {self.eps}"
+        if list(self.eps) != sorted(set(self.eps)) or any(not 0 < eps <= LARGEST for eps in self.eps):
+            msg = f"noise levels must ascend, be above 0 and at most {LARGEST:g}, got {self.eps}"
             raise ValueError(msg)
         if self.spsa_samples % 2:
             msg = f"spsa_samples must be even, got {self.spsa_samples}"

@@ -54,7 +54,7 @@ def fit(
 
     The folder holds training.json, log.csv, progress.png, margins.png (of methods with margins), snapshots and, in the
     end, model.pt. Everything random of an epoch comes from the seed and the epoch's number, so that a training that was
-    stopped ends in the same weights (on one machine).
+    stopped ends in the same weights (on one machine, with one thread).
 
     Args:
         data: what to train on.

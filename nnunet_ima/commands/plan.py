@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _parse_value(text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: brackets without end
         return text
 
 

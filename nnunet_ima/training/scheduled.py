@@ -24,7 +24,8 @@ class ScheduledTrainer(nnUNetTrainer):
     """nnU-Net's training on the schedule of our settings, reproducible from their seed.
 
     Everything random is derived from (seed, rank, epoch or batch number), so that nothing random has to be
-    stored for a resumed run to equal an uninterrupted one. Results of different devices still differ.
+    stored for a resumed run to equal an uninterrupted one, bit by bit on one CPU thread. With several threads PyTorch
+    adds in another order each time, and two runs drift apart from the last digit; so do those of different devices.
     """
 
     def __init__(
