@@ -84,20 +84,19 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder for results that cannot be made or written, before any work.
+    """Refuse, before hours of work, a folder for results that cannot be written; it need not exist yet.
 
     Raises:
-        OSError: it cannot.
+        OSError: it cannot be made, or nothing can be written to it.
     """
-    parent = folder.absolute().parent
-    if not parent.is_dir():
-        msg = f"--output {folder}: the folder {parent} does not exist; make it first"
-        raise FileNotFoundError(msg)
-    if folder.exists() and not folder.is_dir():
-        msg = f"--output {folder} is a file; choose a folder"
+    place = folder.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    if not place.is_dir():
+        msg = f"--output {folder}: {place} is no folder; choose another one"
         raise NotADirectoryError(msg)
-    if not os.access(folder if folder.exists() else parent, os.W_OK | os.X_OK):
-        msg = f"--output {folder} cannot be written; choose another folder"
+    if not os.access(place, os.W_OK | os.X_OK):
+        msg = f"--output {folder}: {place} cannot be written to; choose another one"
         raise PermissionError(msg)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from nnunet_ima.commands._run import run_cli, usable_device
+from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.commands.plan import parse_settings
 from nnunet_ima.files import csv_text, read_json, write_atomically
 
@@ -140,7 +139,7 @@ class Fit(_Training):
         """Train, and say what came out."""
         from nnunet_ima.classification.fit import suggested_eps
 
-        _check_writable(self.output)
+        check_output(self.output)
         plans, device = self._resolve([self.method]), usable_device(self.device)
         data, splits = self._load(plans[self.method])
         files = self._train(plans, data, splits, device)
@@ -188,7 +187,7 @@ class Compare(_Training):
             raise ValueError(msg)
         from nnunet_ima.classification.compare import audit_settings, choose_images, compare, usual_images
 
-        _check_writable(self.output)
+        check_output(self.output)
         plans, device = self._resolve(self.methods), usable_device(self.device)
         trained = plans[self.methods[0]]
         settings = audit_settings(trained, self.eps, self.norm)
@@ -241,24 +240,13 @@ class Predict:
                 raise ValueError(f"--output {self.output} is a folder; name a CSV file")
             if not self.output.parent.is_dir():
                 raise ValueError(f"--output {self.output}: there is no folder {self.output.parent}")
-            _check_writable(self.output.parent)
+            check_output(self.output.parent)
         files, device = image_files(self.images), usable_device(self.device)
         rows = predict(load_classifier(self.model, device), files, device)
         if self.output is None:
             print(csv_text(rows), end="")
         else:
             write_atomically(self.output, csv_text(rows))
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise ValueError, before hours of work, if nothing can be written to a folder, which need not exist yet."""
-    place = folder
-    while not os.path.lexists(place):
-        place = place.parent
-    if not place.is_dir():
-        raise ValueError(f"--output {folder}: {place} is no folder; choose another one")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--output {folder}: {place} cannot be written to; choose another one")
 
 
 def _last_epoch(folder: Path) -> str:

@@ -79,7 +79,7 @@ class Demo:
     def _claim(self) -> None:
         """Make the folder, or refuse one that holds anything but a demo: its data set and files would be mixed in."""
         check_output(self.output)
-        self.output.mkdir(exist_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
         if not (self.output / MARK).is_file() and not _only_a_demo(self.output):
             msg = f"--output {self.output} holds other files than those of a demo; choose a new or an empty folder"
             raise ValueError(msg)
