@@ -39,7 +39,9 @@ class Findings:
     @property
     def conclusive(self) -> bool:
         """Whether every check passed, nothing is missing and there is evidence at all."""
-        return bool(self.records) and not self.failed and all(row["conclusive"] for row in self.verdicts)
+        return (
+            bool(self.records and self.verdicts) and not self.failed and all(row["conclusive"] for row in self.verdicts)
+        )
 
 
 Faults = Mapping[tuple[str, str], Sequence[str]]

@@ -241,10 +241,10 @@ def test_margins_of_one_model_alone_are_not_compared() -> None:
 
 @pytest.mark.parametrize(
     ("result", "failed", "conclusive"),
-    [("passed", 0, True), ("not run", 0, True), ("failed", 0, False), ("passed", 1, False)],
+    [("passed", 0, True), ("not run", 0, False), ("failed", 0, False), ("passed", 1, False)],
 )
 def test_verdict_and_failed_cases_are_passed_on(result: str, failed: int, conclusive: bool) -> None:
-    verdicts = [{"model": "m", "check": "c", "result": result, "figure": "f", "conclusive": result != "failed"}]
+    verdicts = [{"model": "m", "check": "c", "result": result, "figure": "f", "conclusive": result == "passed"}]
     failures = [{"model": "m", "case": "b", "error": "unreadable"}] * failed
     summary = summarise(Findings([clean("a")], verdicts=verdicts, failed=failures), settings())
     assert summary["conclusive"] is conclusive

@@ -132,18 +132,32 @@ def test_validation_cases_of_the_task_by_default(trained_model: Path, phantom, t
     assert "--allow-training-cases" in error
 
 
-@pytest.mark.parametrize(("requirement", "status"), [("0.0@0.3", 0), ("0.99@0.3", 1), ("0.99@0", 1), ("0.01@0", 0)])
 def test_a_requirement_gates_a_release(
-    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, requirement: str, status: int, capsys
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = arguments(trained_model, own_cases, tmp_path / "out", "--require", requirement)
-    if status == 0:
-        main(command)
-        return
+    monkeypatch.setattr("nnunet_ima.audit.probes.QUERIES", 10)
+    sound = ["--attack", "pgd", "--steps", "20", "--eps", "0.05", "--check-cases", "1", "--limit", "1"]
+    command = arguments(trained_model, own_cases, tmp_path / "out", *sound)
+    main([*command, "--require", "0.01@0.05", "--require", "0.01@0"])
+    assert "Conclusive: all 10 checks" in capsys.readouterr().out
+    for requirement in ("0.99@0.05", "0.99@0"):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--require", requirement])
+        assert stop.value.code == 1
+        assert "--require is not met" in capsys.readouterr().out
+
+
+def test_what_was_not_run_meets_no_requirement(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    """Noise without a gradient, and no case checked, say next to nothing about a model."""
+    command = arguments(trained_model, own_cases, tmp_path / "out", "--attack", "noise-uniform", "--limit", "1")
     with pytest.raises(SystemExit) as stop:
-        main(command)
-    assert stop.value.code == status
-    assert "--require is not met" in capsys.readouterr().out
+        main([*command, "--require", "0@0.3"])
+    assert stop.value.code == 1
+    printed = capsys.readouterr().out
+    assert "NOT CONCLUSIVE" in printed
+    assert "the audit is not conclusive" in printed
 
 
 def test_an_inconclusive_audit_meets_no_requirement(
