@@ -79,7 +79,7 @@ def load_images(
 
     Args:
         source: a folder that holds a folder per class with the images directly in it, or a CSV file with the columns
-            image and label and, if known, split (train, validation, test) and patient; its paths are relative to it
+            image and label and, if known, split (train, validation, test) and patient; its paths are relative to it, or whole
             and stay inside its folder.
         size: height and width in pixels; one number for both.
         classes: names of the classes, in the order of the labels 0, 1, ...; all that occur, sorted, if None. Of a
@@ -218,9 +218,9 @@ def _csv_row(source: Path, where: str, cells: dict[str, str], classes: Sequence[
         if not is_plain(cells[key]):
             raise ValueError(f"{where}: {key} {cells[key]!r} holds control characters; rename it")
     name = Path(os.path.normpath(cells["image"]))
-    if name.is_absolute() or name.parts[:1] == ("..",):
+    if name.parts[:1] == ("..",):
         msg = f"{where}: image {cells['image']!r} is outside of the CSV file's folder"
-        raise ValueError(f"{msg}; put the CSV file beside the images, with paths relative to it")
+        raise ValueError(f"{msg}; put the CSV file beside the images, or write the whole path")
     return _Row(source.parent / name, name.as_posix(), label, cells.get("patient"), split)
 
 

@@ -36,7 +36,8 @@ def noisy_examples(
         shown = []
         for eps in (0.0, *settings.eps):
             radius = torch.tensor([budget.effective(eps)])
-            problem = replace(target.problem(torch.tensor([0]), radius), quality=true_probability)
+            # as the model tells its probabilities, and not on the scale of an audit
+            problem = replace(target.problem(torch.tensor([0]), radius), model=model, quality=true_probability)
             generator = torch.Generator().manual_seed(settings.seed)
             attacked = apgd(problem, cross_entropy, steps=settings.apgd_steps, generator=generator)
             with torch.no_grad():

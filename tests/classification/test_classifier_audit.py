@@ -163,10 +163,20 @@ def test_masked_gradients_are_found_out(audited: Audited) -> None:
     assert all("Dice" not in row["check"] + row["figure"] for row in found.verdicts)
 
 
-def test_saturated_outputs_are_found_out(audited: Audited) -> None:
-    """Logits so large that cross-entropy has no gradient left, though the classes are the same."""
+@pytest.mark.parametrize("factor", [1e6, 1e-6])
+def test_saturated_outputs_protect_nobody(audited: Audited, factor: float) -> None:
+    """Logits so large that cross-entropy has no gradient left, or so small that it is flat; the same classes."""
+    found, ordinary = audited("saturated", Linear(factor=factor)), audited()
+    for place, result in ordinary.attacks.items():
+        assert found.attacks[place]["correct"] == result["correct"]
+    assert all(row["conclusive"] for row in found.verdicts)
+
+
+def test_without_a_temperature_saturated_outputs_are_found_out(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_ima.classification.under_attack.temperature", lambda logits: 1.0)
     found = audited("saturated", Linear(factor=1e6))
-    assert found.clean["correct"] == [0, 0] + [1] * (IMAGES - 2)
     assert "failed" in {row["result"] for row in found.verdicts}
 
 
