@@ -79,8 +79,8 @@ def load_images(
 
     Args:
         source: a folder that holds a folder per class with the images directly in it, or a CSV file with the columns
-            image and label and, if known, split (train, validation, test) and patient; its paths are relative to it, or whole
-            and stay inside its folder.
+            image and label and, if known, split (train, validation, test) and patient; its paths are absolute,
+            or relative to its folder and inside of it.
         size: height and width in pixels; one number for both.
         classes: names of the classes, in the order of the labels 0, 1, ...; all that occur, sorted, if None. Of a
             folder only the named ones are read; in a CSV other labels are an error.
