@@ -154,6 +154,17 @@ def test_a_killed_audit_goes_on_to_the_same_files(
     assert audited(folder=tmp_path / "b") == whole  # from the store alone
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_damaged_results_are_measured_again(audited: Audited, tmp_path: Path, content: str, capsys) -> None:
+    whole, before = audited(), files(tmp_path / "a")
+    damaged = sorted((tmp_path / "a").glob("results/linear/test/*.json"))
+    for file in damaged:
+        file.write_text(content)
+    assert audited() == whole
+    assert files(tmp_path / "a") == before
+    assert capsys.readouterr().err.count("is damaged; it is measured again") == len(damaged)
+
+
 def test_masked_gradients_are_found_out(audited: Audited) -> None:
     found = audited("masked", Linear(rounding=0.02))
     failed = {row["check"] for row in found.verdicts if row["result"] == "failed"}
