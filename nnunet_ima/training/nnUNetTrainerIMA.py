@@ -43,6 +43,8 @@ class nnUNetTrainerIMA(ScheduledTrainer):
     graphs are held at once.
     """
 
+    resumed: dict[str, Any] | None = None  # settings and file of the checkpoint that was loaded
+
     def initialize(self) -> None:
         """Build nnU-Net's parts, then those of the method."""
         super().initialize()
@@ -68,7 +70,6 @@ class nnUNetTrainerIMA(ScheduledTrainer):
         )
         self.robust_eps = settings.robust_eps or settings.eps_max / 2
         self.margin_table: MarginTable | None = None
-        self.resumed: dict[str, Any] | None = None  # settings and file of the checkpoint that was loaded
         self.iteration = 0
         self.tally = EpochTally()
         register_series(self.logger.local_logger.my_fantastic_logging)

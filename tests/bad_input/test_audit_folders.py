@@ -343,7 +343,7 @@ def nnunets_home(folder: Path) -> str:
 
 def demo_is_a_file(folder: Path) -> str:
     folder.write_text("precious")
-    return f"{folder} is a file"
+    return f"{folder} is no folder"
 
 
 @pytest.mark.parametrize("spoil", [foreign_files, nnunets_home, demo_is_a_file])

@@ -4,7 +4,7 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -99,11 +99,11 @@ def test_an_interrupted_replacement_leaves_the_former_file(tmp_path: Path, monke
     write(tmp_path, SERIES[0])
     (tmp_path / FINAL).write_text("end of training")
 
-    def disk_full(source: Path, target: Path) -> None:
-        target.write_text("half")
+    def disk_full(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", disk_full)
+    monkeypatch.setattr(shutil, "copyfileobj", disk_full)
     with pytest.raises(OSError, match="No space left"):
         make_final(tmp_path, SERIES[0])
     assert (tmp_path / FINAL).read_text() == "end of training"
