@@ -160,10 +160,14 @@ def resolve_settings(plans: Mapping[str, Any]) -> Settings:
     return Settings(**{**PRESETS[preset], **chosen})
 
 
+LOOKS = ("snapshot_interval", "robust_interval", "robust_eps", "robust_steps")
+
+
 def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: str) -> None:
     """Refuse to go on with a training under other settings than it was begun with.
 
-    Settings that a checkpoint does not know, since an earlier release wrote it, are free.
+    Free are settings that a checkpoint does not know, since an earlier release wrote it, and those that decide nothing
+    about the weights: how often and how a training is looked at.
 
     Args:
         stored: settings in the checkpoint.
@@ -174,7 +178,11 @@ def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: s
         ValueError: some differ; the message names them.
     """
     now = asdict(settings)
-    differing = [f"{key} was {value!r}, now {now[key]!r}" for key, value in stored.items() if now.get(key) != value]
+    differing = [
+        f"{key} was {value!r}, now {now.get(key)!r}"
+        for key, value in stored.items()
+        if now.get(key) != value and key not in LOOKS
+    ]
     if differing:
         msg = (
             f"{file} was trained with other settings ({'; '.join(differing)}). Put them back into the plans to go on, "

@@ -84,6 +84,7 @@ def test_other_settings_than_those_of_the_checkpoint_are_named() -> None:
     with pytest.raises(ValueError, match=named):
         refuse_other_settings(stored, settings, "latest.pth")
     refuse_other_settings(asdict(settings), settings, "latest.pth")
+    refuse_other_settings(asdict(settings) | {"snapshot_interval": 1, "robust_steps": 3}, settings, "latest.pth")
     del stored["margin_key"], stored["norm"], stored["eps_max"]
     refuse_other_settings(stored, settings, "latest.pth")  # an earlier release knew fewer
 
