@@ -147,6 +147,20 @@ def test_a_requirement_gates_a_release(
         assert "--require is not met" in capsys.readouterr().out
 
 
+def test_levels_of_a_task_are_not_taken_for_those_of_another_norm(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    """D4's 2 to 15 are L2 norms on a slice, and would be σ of each voxel."""
+    model = tmp_path / "hippocampus"
+    shutil.copytree(trained_model, model)
+    plans = json.loads((model / "plans.json").read_text()) | {"dataset_name": "Dataset004_Hippocampus"}
+    (model / "plans.json").write_text(json.dumps(plans))
+    named = ["--model", str(model), "--images", str(own_cases[0]), "--labels", str(own_cases[1])]
+    error = refused(capsys, [*named, "--output", str(tmp_path / "out"), "--norm", "Linf"])
+    assert "name the noise levels with --eps" in error
+    assert "Linf" in error
+
+
 def test_what_was_not_run_meets_no_requirement(
     trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
 ) -> None:
