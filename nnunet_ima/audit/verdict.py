@@ -17,6 +17,9 @@ PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 # Lowest share of vanished gradients, rise of the loss in the last tenth of the steps, gain of Dice or accuracy by more
 # or other attacks, and Dice or accuracy under noise that nothing can stand, at which a check fails.
 VANISHED, STILL_RISING, GAIN, STANDS = 0.05, 0.10, 0.03, 0.05
+# Another scale is another loss, which finds a little more or less on any model: 0.036 on one of D4's cases. Saturated
+# logits cost an attack more than 0.1.
+SCALE_GAIN = 0.06
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ def _scale(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
     name, figure = f"no other scale of the logits finds much lower {measure.word}", "no cases probed"
     if gains:
         figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
-    return _judge(name, fmean(gains) <= GAIN if gains else None, figure)
+    return _judge(name, fmean(gains) <= SCALE_GAIN if gains else None, figure)
 
 
 def _huge_noise(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
