@@ -134,19 +134,22 @@ def _late_rise(losses: Sequence[float]) -> float:
 
 
 def _more_steps(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    gains = [probe[measure.key] - probe[f"{measure.key}_twice_the_steps"] for probe in probes]
-    name, figure = f"twice the steps find no much lower {measure.word}", "no cases probed"
-    if gains:
-        figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
-    return _judge(name, fmean(gains) <= GAIN if gains else None, figure)
+    name = f"twice the steps find no much lower {measure.word}"
+    return _attacked_again(name, "twice_the_steps", GAIN, probes, measure)
 
 
 def _scale(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    gains = [probe[measure.key] - probe[f"{measure.key}_other_scales"] for probe in probes]
-    name, figure = f"no other scale of the logits finds much lower {measure.word}", "no cases probed"
-    if gains:
-        figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
-    return _judge(name, fmean(gains) <= SCALE_GAIN if gains else None, figure)
+    name = f"no other scale of the logits finds much lower {measure.word}"
+    return _attacked_again(name, "other_scales", SCALE_GAIN, probes, measure)
+
+
+def _attacked_again(name: str, how: str, allowed: float, probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+    """Judge what another attack finds beyond the first one, in the mean of the probes."""
+    gains = [probe[measure.key] - probe[f"{measure.key}_{how}"] for probe in probes]
+    if not gains:
+        return _judge(name, None, "no cases probed")
+    figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
+    return _judge(name, fmean(gains) <= allowed, figure)
 
 
 def _huge_noise(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
