@@ -151,7 +151,7 @@ class Store:
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_file(file) as stream:
                     np.save(stream, noise.cpu().numpy())
-            except FileNotFoundError:  # another process has removed the folder, which was empty
+            except (FileNotFoundError, FileExistsError):  # another process has removed the folder, which was empty
                 if attempt == TRIES - 1:
                     raise
             else:

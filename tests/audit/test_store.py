@@ -282,6 +282,21 @@ def test_a_folder_made_a_moment_ago_may_go(tmp_path: Path, monkeypatch: pytest.M
     assert torch.equal(store.get_noise("m", "case", "pgd@1"), torch.ones(2))
 
 
+def test_a_folder_that_goes_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pathlib's mkdir finds a folder that exists, and then no folder: it calls that a file in the way."""
+    store, original, calls = Store(tmp_path, QUESTION, {}), Path.mkdir, []
+
+    def gone(folder: Path, *args: object, **kwargs: object) -> None:
+        calls.append(folder)
+        if len(calls) == 1:
+            raise FileExistsError(folder)
+        original(folder, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", gone)
+    store.put_noise(torch.ones(2), "m", "case", "pgd@1")
+    assert torch.equal(store.get_noise("m", "case", "pgd@1"), torch.ones(2))
+
+
 def test_scratch_of_the_dead_is_removed_and_that_of_the_living_stays(tmp_path: Path) -> None:
     store = Store(tmp_path, QUESTION, {})
     with store.scratch() as own:
