@@ -20,12 +20,12 @@ from torch import Tensor
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.audit.cases import dataset_cases
-from nnunet_ima.audit.model import open_model
-from nnunet_ima.audit.pipeline import Pipeline
-from nnunet_ima.audit.volume import read_volume
-from nnunet_ima.ima.voxelwise import mean_dice_present
+from nnunet_ima.inference.cases import dataset_cases
+from nnunet_ima.inference.model import open_model
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import read_volume
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.voxelwise import mean_dice_present
 
 STEPS, REPETITIONS = 5, 7
 

@@ -1,6 +1,6 @@
 """Decision boundaries of ce, adversarial training and IMA on two moons: the figure of README's method section.
 
-The methods are those of `nnunet_ima.classification.methods`, trained as in the paper: 30 epochs, batches of 128, Adam,
+The methods are those of `nnunet_ima.methods`, trained as in the paper: 30 epochs, batches of 128, Adam,
 ε_max 0.3.
 """
 
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.classification.methods import Run, make_method
 from nnunet_ima.classification.training_data import shuffled_batches
 from nnunet_ima.classification.under_attack import right
+from nnunet_ima.methods import Run, make_method
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import L2
 from nnunet_ima.report.canvas import drawn_figure

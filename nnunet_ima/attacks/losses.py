@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Loss
-from nnunet_ima.ima.voxelwise import Labels, segmentation_loss
+from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 SegmentationLoss = Callable[[Tensor, Tensor, Labels, float], Tensor]
 

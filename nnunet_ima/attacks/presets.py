@@ -15,7 +15,7 @@ from nnunet_ima.attacks.noise import white_noise
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
 from nnunet_ima.attacks.square import square
-from nnunet_ima.ima.voxelwise import Labels
+from nnunet_ima.tasks.voxelwise import Labels
 
 Attack = Callable[[Problem, Loss, int, torch.Generator, Tensor | None], Attacked]
 

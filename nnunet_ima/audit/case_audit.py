@@ -22,13 +22,15 @@ from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.attacks.problem import Attacked, Problem, Trace
 from nnunet_ima.attacks.temperature import temperature, tempered
 from nnunet_ima.audit.budgets import NoiseUnits
-from nnunet_ima.audit.cases import Case
-from nnunet_ima.audit.model import TrainedModel
-from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.scores import score
-from nnunet_ima.audit.store import Store, level_key
-from nnunet_ima.audit.stored_results import COMPONENT, PRESET, SCORE, WHITE_NOISE
-from nnunet_ima.audit.volume import (
+from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.evidence.store import Store, level_key
+from nnunet_ima.evidence.stored_results import COMPONENT, PRESET, SCORE, WHITE_NOISE
+from nnunet_ima.files import atomic_file
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.model import TrainedModel
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import (
     Volume,
     fragility,
     read_volume,
@@ -38,10 +40,8 @@ from nnunet_ima.audit.volume import (
     write_map,
     write_noisy,
 )
-from nnunet_ima.datasets.checks import last_line
-from nnunet_ima.files import atomic_file
-from nnunet_ima.ima.voxelwise import mean_dice_present
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.voxelwise import mean_dice_present
 
 Watch = Callable[[str, float], None]
 """Told what is running and the lowest Dice so far, after every look of an attack at its samples."""

@@ -16,9 +16,9 @@ from torch import Tensor
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import margin, probes
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.cases import Case, check_case
-from nnunet_ima.audit.pipeline import Pipeline
-from nnunet_ima.audit.volume import read_volume
+from nnunet_ima.inference.cases import Case, check_case
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import read_volume
 
 LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from nnunet_ima.audit.run import Findings
-from nnunet_ima.audit.store import level_key
+from nnunet_ima.evidence.store import level_key
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
-from nnunet_ima.audit.stored_results import MARGIN
+from nnunet_ima.evidence.stored_results import MARGIN
 
 # Gradient steps of each round, share of the margin at which the search ends, most rounds.
 STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5

@@ -25,11 +25,11 @@ from tqdm import tqdm
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.audit.model import open_model
 from nnunet_ima.files import read_json
-from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts
+from nnunet_ima.inference.model import open_model
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, overlap_counts
 
 PADDING = -1  # stands where an input has been padded, and counts nowhere
 
@@ -65,7 +65,7 @@ class LoadedModel:
 def load_model(
     folder: Path, fold: int = 0, checkpoint: str = "checkpoint_final.pth", device: str = "cpu"
 ) -> LoadedModel:
-    """Open a results folder of nnU-Net; see `audit.model.open_model` for what is refused."""
+    """Open a results folder of nnU-Net; see `inference.model.open_model` for what is refused."""
     model = open_model(folder, [str(fold)], checkpoint, device)
     ignore = model.labels.ignore
     return LoadedModel(

@@ -1,4 +1,4 @@
-"""Extra measurements on a few cases that only serve to judge the evidence (see `audit.verdict`)."""
+"""Extra measurements on a few cases that only serve to judge the evidence (see `evidence.verdict`)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
-from nnunet_ima.audit.store import level_key
-from nnunet_ima.audit.stored_results import PROBE
+from nnunet_ima.evidence.store import level_key
+from nnunet_ima.evidence.stored_results import PROBE
 
 HUGE = 20.0  # times the largest ε
 QUERIES = 300

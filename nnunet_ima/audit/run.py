@@ -12,12 +12,12 @@ from tqdm import tqdm
 
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import CaseAudit, Settings, Watch
-from nnunet_ima.audit.cases import Case, check_case
 from nnunet_ima.audit.margin import margin
-from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.probes import probe, telling_level
-from nnunet_ima.audit.store import Store, level_key
-from nnunet_ima.audit.verdict import as_rows, verdict
+from nnunet_ima.evidence.store import Store, level_key
+from nnunet_ima.evidence.verdict import as_rows, verdict
+from nnunet_ima.inference.cases import Case, check_case
+from nnunet_ima.inference.pipeline import Pipeline
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Findings:
     Attributes:
         records: one for each model, case, attack and ε; see `CaseAudit.preset`. Clean results have the ε 0.
         margins: one for each model and case; see `audit.margin`.
-        verdicts: rows of `audit.verdict.as_rows`, of all models.
+        verdicts: rows of `evidence.verdict.as_rows`, of all models.
         failed: model, case and error of each case that could not be measured.
     """
 
@@ -45,7 +45,7 @@ class Findings:
 
 
 Faults = Mapping[tuple[str, str], Sequence[str]]
-"""Faults of each case by the names of model and case, one sentence each; see `audit.cases.check_case`."""
+"""Faults of each case by the names of model and case, one sentence each; see `inference.cases.check_case`."""
 
 
 def find_faults(pipelines: Mapping[str, Pipeline], cases: Sequence[Case]) -> Faults:

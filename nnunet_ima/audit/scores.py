@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 
-from nnunet_ima.audit.model import TrainedModel
-from nnunet_ima.audit.volume import Array, Volume
+from nnunet_ima.inference.model import TrainedModel
+from nnunet_ima.inference.volume import Array, Volume
 
 
 def score(predicted: Array, volume: Volume, model: TrainedModel) -> dict[str, Any]:

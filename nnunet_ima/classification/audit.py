@@ -21,11 +21,11 @@ from nnunet_ima.attacks.square import square
 from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
 from nnunet_ima.audit.probes import SCALES
-from nnunet_ima.audit.store import Store, level_key
-from nnunet_ima.audit.verdict import ACCURACY, as_rows, verdict
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.measurements import CLEAN, MINIMAL, NOISE, REPEAT, Measurements, Progress, Result
 from nnunet_ima.classification.under_attack import Target, frozen, overtaking
+from nnunet_ima.evidence.store import Store, level_key
+from nnunet_ima.evidence.verdict import ACCURACY, as_rows, verdict
 from nnunet_ima.perturbation.norms import NORMS
 
 HUGE = 20.0  # times the largest ε
@@ -45,7 +45,7 @@ class ClassifierAudit:
         probe: what the verdict reads of the images checked; None if there were none.
         minimal: "eps" (N,) in the unit of the settings, 0 for images that are wrong without noise and None for those
             that no noise tried made wrong; None if it was not searched.
-        verdicts: rows of `audit.verdict.as_rows`.
+        verdicts: rows of `evidence.verdict.as_rows`.
     """
 
     name: str
@@ -234,7 +234,7 @@ class _Audit(Measurements):
         return run
 
     def evidence(self, noise: dict[float, Result], attacks: dict[tuple[str, float], Result]) -> tuple[Any, Any, Any]:
-        """Results as `audit.verdict` reads them: attacks, their traces, and each beside white noise."""
+        """Results as `evidence.verdict` reads them: attacks, their traces, and each beside white noise."""
         size = "l2" if self.settings.norm == "L2" else "linf"
         entries = [
             {

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.audit.store import sha256
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData
+from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import read_json, write_atomically
 
 FILE = "training.json"

@@ -12,8 +12,6 @@ import torch
 from tqdm import tqdm
 
 from nnunet_ima.attacks.presets import VERSION as ATTACKS
-from nnunet_ima.audit.provenance import environment
-from nnunet_ima.audit.store import Store, sha256
 from nnunet_ima.classification.audit import ClassifierAudit, audit_classifier
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.data import ImageSet
@@ -22,6 +20,8 @@ from nnunet_ima.classification.networks import Classifier, load_classifier
 from nnunet_ima.classification.settings import Settings, load_plan
 from nnunet_ima.classification.splits import Splits
 from nnunet_ima.classification.summary import image_rows, summarise_classifiers, write_classifier_summary
+from nnunet_ima.evidence.provenance import environment
+from nnunet_ima.evidence.store import Store, sha256
 from nnunet_ima.files import check_name, read_json, write_atomically
 from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
 from nnunet_ima.report.classifier_table import classifier_report

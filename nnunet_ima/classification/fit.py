@@ -24,8 +24,6 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.classification.claim import check_claim, claim
 from nnunet_ima.classification.data import class_weights
-from nnunet_ima.classification.methods import Method
-from nnunet_ima.classification.methods.base import evaluating
 from nnunet_ima.classification.networks import (
     load_checked,
     load_classifier,
@@ -37,6 +35,8 @@ from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.classification.under_attack import right
 from nnunet_ima.files import csv_text, write_atomically
+from nnunet_ima.methods import Method
+from nnunet_ima.methods.base import evaluating
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
 

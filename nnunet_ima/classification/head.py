@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nnunet_ima.audit.model import open_model
+from nnunet_ima.inference.model import open_model
 
 _NETWORKS = {
     network.__name__: f"{network.__module__}.{network.__name__}" for network in (PlainConvUNet, ResidualEncoderUNet)
@@ -115,7 +115,7 @@ class EncoderClassifier(nn.Module):
         """Build one on a copy of a trained segmentation model's encoder; its linear layer comes from the global seed.
 
         Args:
-            folder: results folder of nnU-Net, see `audit.model.open_model`.
+            folder: results folder of nnU-Net, see `inference.model.open_model`.
             channels: of the images.
             classes: number of logits.
             dropout: on the pooled features.

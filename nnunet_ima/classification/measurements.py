@@ -16,9 +16,9 @@ from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked
-from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.under_attack import Target, right
+from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.perturbation.budget import Budget
 
 SPLIT = "test"

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from nnunet_ima.architecture import check_architecture
-from nnunet_ima.audit.model import open_model
 from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finite
 from nnunet_ima.classification.head import EncoderClassifier, small_architecture
 from nnunet_ima.classification.resnet import resnet18
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.files import atomic_file
+from nnunet_ima.inference.model import open_model
 
 Description = dict[str, Any]
 """{"kind": "resnet18"} or {"kind": "encoder", "architecture": as in nnU-Net's plans}."""

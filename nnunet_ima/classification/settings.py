@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
-from nnunet_ima.classification.methods import METHODS, Method, Run, make_method, options, parse_method
-from nnunet_ima.classification.methods.base import Noise, Steps
 from nnunet_ima.datasets.tasks import plans_folder
 from nnunet_ima.files import read_json
+from nnunet_ima.methods import METHODS, Method, Run, make_method, options, parse_method
+from nnunet_ima.methods.base import Noise, Steps
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.ranges import Choice, Range, Text, check_values
@@ -46,7 +46,7 @@ class Settings:
         robust_images: validation images on which it is measured.
         snapshot_interval: epochs between two stored networks.
         seed: of weights, order and noise.
-        options: the method's own settings, see `classification.methods`.
+        options: the method's own settings, see `methods`.
     """
 
     method: str

@@ -47,7 +47,7 @@ def summarise_classifiers(
         models: of each model; see `_model`.
         rows: of each model and ε, 0 included; see `_row`.
         best, allowance: what `choose` returns, and the clean accuracy that it lets a defence cost.
-        verdicts: rows of `audit.verdict.as_rows`, of all models.
+        verdicts: rows of `evidence.verdict.as_rows`, of all models.
         failed: [], for there is nothing that a single image could fail at.
         settings, classes, positive, images: what was measured.
 

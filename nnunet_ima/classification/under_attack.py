@@ -29,7 +29,7 @@ class Outcome:
         noise: norm of the noise that made it wrong; 0 where none did.
         forward: forward passes.
         backward: backward passes.
-        trace: what `audit.verdict` reads of the gradients and the loss; the loss is the mean over the images that
+        trace: what `evidence.verdict` reads of the gradients and the loss; the loss is the mean over the images that
             stood to the end, since the others leave on the way.
     """
 

@@ -17,8 +17,8 @@ from nnunet_ima.files import check_name
 
 if TYPE_CHECKING:
     from nnunet_ima.audit.case_audit import Settings
-    from nnunet_ima.audit.cases import Case
-    from nnunet_ima.audit.model import TrainedModel
+    from nnunet_ima.inference.cases import Case
+    from nnunet_ima.inference.model import TrainedModel
 
 PROGRAM = "nnunet-ima-attack"
 
@@ -135,10 +135,10 @@ class Attack:
         # imported here because it takes seconds: wrong inputs are refused before
         from nnunet_ima.audit.forecast import forecast
         from nnunet_ima.audit.gate import parse_requirements, unmet
-        from nnunet_ima.audit.pipeline import Pipeline
-        from nnunet_ima.audit.provenance import provenance, question
         from nnunet_ima.audit.run import find_faults, run_audit
-        from nnunet_ima.audit.store import Store
+        from nnunet_ima.evidence.provenance import provenance, question
+        from nnunet_ima.evidence.store import Store
+        from nnunet_ima.inference.pipeline import Pipeline
 
         models = self._open_models()
         cases = self._find_cases(models)
@@ -208,7 +208,7 @@ class Attack:
 
     def _open_models(self) -> dict[str, TrainedModel]:
         """Open each model, under a short name of its own."""
-        from nnunet_ima.audit.model import open_model
+        from nnunet_ima.inference.model import open_model
 
         device = usable_device(self.device)
         folders = self.model or (self._task_folder(),)
@@ -236,7 +236,7 @@ class Attack:
         return folder
 
     def _find_cases(self, models: dict[str, TrainedModel]) -> list[Case]:
-        from nnunet_ima.audit.cases import dataset_cases, folder_cases
+        from nnunet_ima.inference.cases import dataset_cases, folder_cases
 
         first = next(iter(models.values()))
         if self.images is not None and self.labels is not None:

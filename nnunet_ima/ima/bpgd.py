@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.ima.boundary import Segment, find_boundary
-from nnunet_ima.ima.criteria import Criterion
 from nnunet_ima.perturbation.norms import Norm, per_sample
+from nnunet_ima.tasks.criteria import Criterion
 
 Model = Callable[[Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunet_ima.audit.store import level_key
+from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.markdown import (
     NOTHING,
     VERDICT,

@@ -45,7 +45,7 @@ def interval_text(interval: Sequence[float] | None, form: str = ".3f") -> str:
 def conclusion(summary: dict[str, Any]) -> str:
     """Say whether the numbers may be relied on, before anybody reads the tables.
 
-    `summary` holds "verdicts" (`audit.verdict.as_rows`), "failed" (cases not measured) and "conclusive".
+    `summary` holds "verdicts" (`evidence.verdict.as_rows`), "failed" (cases not measured) and "conclusive".
     """
     if summary["conclusive"]:
         return f"Conclusive: all {len(summary['verdicts'])} checks of the evidence passed."

@@ -14,13 +14,13 @@ import torch
 
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.cases import Case
-from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.run import Findings
-from nnunet_ima.audit.store import Store, level_key
 from nnunet_ima.audit.summary import summarise, write_summary
-from nnunet_ima.audit.volume import raw_noise, read_volume
+from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.files import write_atomically
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import raw_noise, read_volume
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case
 from nnunet_ima.report.audit_table import report_text
 

@@ -21,12 +21,12 @@ from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
-from nnunet_ima.ima.criteria import DiceCriterion
 from nnunet_ima.ima.margins import MarginTable, Sample
 from nnunet_ima.ima.objective import weights
-from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.criteria import DiceCriterion
+from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, overlap_counts, segmentation_loss
 from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.epoch_log import SERIES, EpochTally, register_series
 from nnunet_ima.training.scheduled import ScheduledTrainer

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.ima.voxelwise import Labels, mean_dice_present, segmentation_loss
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, segmentation_loss
 
 SHAPES = {2: (16, 16), 3: (8, 8, 8)}
 

@@ -10,8 +10,8 @@ from nnunet_ima.attacks.apgd import LARGE_TO_SMALL, _Search, apgd, checkpoints
 from nnunet_ima.attacks.losses import bound, cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.ima.voxelwise import Labels
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.voxelwise import Labels
 
 Make = Callable[..., Problem]
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from nnunet_ima.attacks.losses import LOSSES, bound, cross_entropy
-from nnunet_ima.ima.voxelwise import Labels, segmentation_loss
+from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 NAMES = sorted(LOSSES)
 # how targets can be read, and the number of a network's channels

@@ -11,7 +11,7 @@ from nnunet_ima.attacks.losses import bound, cross_entropy
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked, Problem
-from nnunet_ima.ima.voxelwise import Labels
+from nnunet_ima.tasks.voxelwise import Labels
 
 Make = Callable[..., Problem]
 THRESHOLD = 0.01

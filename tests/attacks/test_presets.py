@@ -9,7 +9,7 @@ import torch
 from nnunet_ima.attacks.losses import LOSSES
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.ima.voxelwise import Labels, mean_dice_present
+from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present
 
 Make = Callable[..., Problem]
 ALL = {component.name: component for components in PRESETS.values() for component in components}

@@ -18,7 +18,7 @@ from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Loss, Problem
 from nnunet_ima.attacks.square import square
-from nnunet_ima.ima.voxelwise import Labels
+from nnunet_ima.tasks.voxelwise import Labels
 
 Make = Callable[..., Problem]
 STEPS = 40

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ima.audit.cases import check_case, folder_cases
-from nnunet_ima.audit.model import open_model
-from nnunet_ima.audit.volume import read_volume, reread, write_noisy
+from nnunet_ima.inference.cases import check_case, folder_cases
+from nnunet_ima.inference.model import open_model
+from nnunet_ima.inference.volume import read_volume, reread, write_noisy
 
 HEART = Path(__file__).resolve().parents[3] / "shared" / "data" / "Dataset102_SunnybrookLV"
 

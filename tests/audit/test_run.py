@@ -19,13 +19,13 @@ import torch
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import case_audit, run
 from nnunet_ima.audit.case_audit import CaseAudit, Settings
-from nnunet_ima.audit.cases import Case, dataset_cases
 from nnunet_ima.audit.gate import Requirement, unmet
-from nnunet_ima.audit.model import open_model
-from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.run import Findings, run_audit
-from nnunet_ima.audit.store import Store
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.inference.cases import Case, dataset_cases
+from nnunet_ima.inference.model import open_model
+from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.report.audit_table import report_text
 
 SETTINGS = Settings(
@@ -375,7 +375,7 @@ def test_no_space_left_stops_the_audit_without_harm(
         raise OSError(28, "No space left on device", "somewhere")
 
     settings = replace(SETTINGS, attacks=("fgsm",), margins=False)
-    monkeypatch.setattr("nnunet_ima.audit.store.write_atomically", full)
+    monkeypatch.setattr("nnunet_ima.evidence.store.write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         audit(pipeline, cases[:1], tmp_path / "full", settings, probes=0)
     monkeypatch.undo()

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.temperature import ORDINARY, spread, temperature, tempered
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.cases import Case, dataset_cases
-from nnunet_ima.audit.model import TrainedModel, open_model
-from nnunet_ima.audit.pipeline import Pipeline
 from nnunet_ima.audit.run import Findings, run_audit
-from nnunet_ima.audit.store import Store
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.inference.cases import Case, dataset_cases
+from nnunet_ima.inference.model import TrainedModel, open_model
+from nnunet_ima.inference.pipeline import Pipeline
 
 SETTINGS = Settings(
     attacks=("pgd",),

@@ -15,9 +15,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.scores import score
-from nnunet_ima.audit.volume import Volume
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.volume import Volume
 
 CLASSES = {"background": 0, "one": 1, "two": 2}
 SPACING = (3.0, 1.0, 0.5)  # (Z, Y, X)

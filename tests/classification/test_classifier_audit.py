@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.audit.store import Store
 from nnunet_ima.classification.audit import AuditSettings, ClassifierAudit, audit_classifier, telling_level
 from nnunet_ima.classification.examples import noisy_examples
+from nnunet_ima.evidence.store import Store
 
 Audited = Callable[..., ClassifierAudit]
 IMAGES, SIDE = 30, 8

@@ -7,8 +7,8 @@ from typing import Any, get_type_hints
 import pytest
 import torch
 
-from nnunet_ima.classification.methods import METHODS, options
 from nnunet_ima.classification.settings import load_plan, preset_names, resolve_settings
+from nnunet_ima.methods import METHODS, options
 
 
 @pytest.mark.parametrize("preset", preset_names())

@@ -12,8 +12,8 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
-from nnunet_ima.audit.model import open_model
 from nnunet_ima.classification.head import EncoderClassifier, small_architecture
+from nnunet_ima.inference.model import open_model
 
 
 def architecture(residual: bool = False, dimensions: int = 2) -> dict[str, Any]:

@@ -13,11 +13,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
-from nnunet_ima.audit.model import open_model
 from nnunet_ima.classification import settings as settings_module
 from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import load_plan
 from nnunet_ima.commands import covid
+from nnunet_ima.inference.model import open_model
 
 SMALL = ("epochs=6", "batch_size=8", "learning_rate=0.01", "robust_images=8", "robust_steps=3", "robust_eps=0.5")
 METHODS = ("ce", "ima1", "adv0.5")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ima.audit.store import Store
 from nnunet_ima.commands._run import run_cli
+from nnunet_ima.evidence.store import Store
 
 
 @dataclass

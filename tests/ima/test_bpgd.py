@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
-from nnunet_ima.ima.criteria import ArgmaxCriterion, Criterion, DiceCriterion
-from nnunet_ima.ima.voxelwise import Labels, segmentation_loss
 from nnunet_ima.perturbation.norms import L2, NORMS
+from nnunet_ima.tasks.criteria import ArgmaxCriterion, Criterion, DiceCriterion
+from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -6,10 +6,10 @@ from sklearn.datasets import make_moons
 from torch import Tensor, nn
 
 from nnunet_ima.ima.bpgd import Search, bpgd
-from nnunet_ima.ima.criteria import ArgmaxCriterion
 from nnunet_ima.ima.margins import MarginTable
 from nnunet_ima.ima.objective import objective
 from nnunet_ima.perturbation.norms import L2
+from nnunet_ima.tasks.criteria import ArgmaxCriterion
 
 EPS_MAX, EPOCHS = 0.3, 80
 

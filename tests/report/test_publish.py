@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.cases import Case
 from nnunet_ima.audit.run import Findings
-from nnunet_ima.audit.store import Store
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
 from nnunet_ima.report.audit_figures import WorstCase
 from nnunet_ima.report.publish import publish

@@ -21,9 +21,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from torch import nn
 
 from nnunet_ima.architecture import is_installed
-from nnunet_ima.audit.plans import read_configuration, read_model_json, refuse_foreign_network
 from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finite
-from nnunet_ima.ima.voxelwise import Labels
+from nnunet_ima.inference.plans import read_configuration, read_model_json, refuse_foreign_network
+from nnunet_ima.tasks.voxelwise import Labels
 
 _NEEDS = "network_weights", "trainer_name", "init_args"
 
@@ -65,7 +65,7 @@ class TrainedModel:
 
     @property
     def labels(self) -> Labels:
-        """How the targets that `audit.volume` makes are read."""
+        """How the targets that `inference.volume` makes are read."""
         return Labels(self.label_manager.has_regions, self.label_manager.ignore_label)
 
     @property

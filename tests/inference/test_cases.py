@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_ima.audit.cases import Case, check_case, dataset_cases, folder_cases
+from nnunet_ima.inference.cases import Case, check_case, dataset_cases, folder_cases
 
 DATASET = "Dataset901_Test"
 SPLITS = [

@@ -9,8 +9,9 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import (
+from nnunet_ima.ima.boundary import Segment, find_boundary
+from nnunet_ima.methods.ascent import climb
+from nnunet_ima.methods.base import (
     Evaluations,
     Method,
     Noise,
@@ -20,10 +21,9 @@ from nnunet_ima.classification.methods.base import (
     Steps,
     evaluating,
 )
-from nnunet_ima.ima.boundary import Segment, find_boundary
-from nnunet_ima.ima.criteria import ArgmaxCriterion
 from nnunet_ima.perturbation.norms import per_sample
 from nnunet_ima.ranges import Range
+from nnunet_ima.tasks.criteria import ArgmaxCriterion
 
 ROOM = 1.05  # how far beyond the largest margin the boundary is looked for
 

@@ -18,8 +18,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnunet_ima.audit.model import TrainedModel, open_model
-from nnunet_ima.audit.pipeline import Pipeline
+from nnunet_ima.inference.model import TrainedModel, open_model
+from nnunet_ima.inference.pipeline import Pipeline
 
 PATCH = {"2d": (16, 12), "3d_fullres": (8, 12, 10)}
 

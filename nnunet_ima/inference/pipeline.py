@@ -21,7 +21,7 @@ from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from nnunet_ima.audit.model import TrainedModel
+from nnunet_ima.inference.model import TrainedModel
 
 # Voxels of all windows in one pass: enough to keep the device busy, with a network's activations in a few 100 MB (CPU)
 # or a few GB (CUDA). Two windows of a small 3D network cost a CPU less than one, which PyTorch leaves to slower code.

@@ -14,10 +14,10 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunet_ima.audit.model import TrainedModel
 from nnunet_ima.datasets.checks import Volume, count, geometry_faults, last_line
 from nnunet_ima.datasets.folders import nnunet_folder
 from nnunet_ima.files import check_name, read_gzip_to_end, read_json
+from nnunet_ima.inference.model import TrainedModel
 
 LARGEST = float(np.finfo(np.float32).max) ** 0.5  # nnU-Net computes with 32 bits, squares for the normalisation, too
 

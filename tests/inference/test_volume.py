@@ -15,9 +15,9 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy.ndimage import gaussian_filter
 
-from nnunet_ima.audit.cases import Case
-from nnunet_ima.audit.model import TrainedModel
-from nnunet_ima.audit.volume import (
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.model import TrainedModel
+from nnunet_ima.inference.volume import (
     Volume,
     fragility,
     read_volume,

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunet_ima.ima.criteria import ArgmaxCriterion, DiceCriterion
+from nnunet_ima.tasks.criteria import ArgmaxCriterion, DiceCriterion
 
 
 def one_hot_logits(labels: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,9 @@ import torch
 import nnunet_ima
 from nnunet_ima.attacks.presets import VERSION as ATTACKS
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.cases import Case
-from nnunet_ima.audit.pipeline import Pipeline
-from nnunet_ima.audit.store import sha256
+from nnunet_ima.evidence.store import sha256
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.pipeline import Pipeline
 
 
 def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings) -> dict[str, Any]:

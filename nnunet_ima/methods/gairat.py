@@ -9,8 +9,8 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.adv import Adversarial
-from nnunet_ima.classification.methods.base import Share, Step, StepFactor, Steps
+from nnunet_ima.methods.adv import Adversarial
+from nnunet_ima.methods.base import Share, Step, StepFactor, Steps
 from nnunet_ima.ranges import Range
 
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ima.audit import store as module
-from nnunet_ima.audit.store import Store, level_key, sha256
+from nnunet_ima.evidence import store as module
+from nnunet_ima.evidence.store import Store, level_key, sha256
 
 QUESTION = {"settings": {"eps": (1, 2)}, "models": {"m": "abc"}}
 

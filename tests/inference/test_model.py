@@ -17,8 +17,8 @@ from nnunetv2.run import run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunet_ima.audit import model as model_module
-from nnunet_ima.audit.model import open_model
+from nnunet_ima.inference import model as model_module
+from nnunet_ima.inference.model import open_model
 
 CHECKPOINT = "fold_0/checkpoint_final.pth"
 

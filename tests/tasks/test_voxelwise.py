@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nnunet_ima.ima.voxelwise import Labels, hard_dice, mean_dice_present, overlap_counts, segmentation_loss
+from nnunet_ima.tasks.voxelwise import Labels, hard_dice, mean_dice_present, overlap_counts, segmentation_loss
 
 
 def random_case(

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import torch
 
-from nnunet_ima.classification.methods.adv import Adversarial
-from nnunet_ima.classification.methods.base import StepFactor, Steps
+from nnunet_ima.methods.adv import Adversarial
+from nnunet_ima.methods.base import StepFactor, Steps
 from nnunet_ima.ranges import Range
 
 

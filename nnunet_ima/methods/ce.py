@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.base import Method, Step
+from nnunet_ima.methods.base import Method, Step
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import Climbed, climb
-from nnunet_ima.classification.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
+from nnunet_ima.methods.ascent import Climbed, climb
+from nnunet_ima.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
 from nnunet_ima.perturbation.norms import per_sample
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.base import Method, Noise, Step, Steps, evaluating
+from nnunet_ima.methods.base import Method, Noise, Step, Steps, evaluating
 from nnunet_ima.ranges import Range
 
 # Foolbox wants the range of images and cuts noise off there; nothing is to be cut off.

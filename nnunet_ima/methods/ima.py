@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.base import (
+from nnunet_ima.ima.bpgd import Search, bpgd
+from nnunet_ima.ima.margins import MarginTable
+from nnunet_ima.ima.objective import objective
+from nnunet_ima.methods.base import (
     Evaluations,
     Method,
     Noise,
@@ -18,11 +21,8 @@ from nnunet_ima.classification.methods.base import (
     Steps,
     evaluating,
 )
-from nnunet_ima.ima.bpgd import Search, bpgd
-from nnunet_ima.ima.criteria import ArgmaxCriterion
-from nnunet_ima.ima.margins import MarginTable
-from nnunet_ima.ima.objective import objective
 from nnunet_ima.ranges import Range
+from nnunet_ima.tasks.criteria import ArgmaxCriterion
 
 
 @dataclass(kw_only=True)

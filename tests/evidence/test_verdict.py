@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from nnunet_ima.audit.verdict import FAILED, NOT_RUN, PASSED, as_rows, is_conclusive, verdict
+from nnunet_ima.evidence.verdict import FAILED, NOT_RUN, PASSED, as_rows, is_conclusive, verdict
 
 
 def sound() -> dict[str, Any]:

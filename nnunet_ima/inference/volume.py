@@ -21,8 +21,8 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 from torch import Tensor
 
-from nnunet_ima.audit.cases import Case
-from nnunet_ima.audit.model import TrainedModel
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.model import TrainedModel
 
 SMALLEST_SCALE = 1e-8  # nnU-Net divides by no less
 NIFTI = (".nii.gz", ".nii")

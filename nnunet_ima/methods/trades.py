@@ -9,8 +9,8 @@ from typing import Annotated
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
+from nnunet_ima.methods.ascent import climb
+from nnunet_ima.methods.base import Method, Noise, Step, StepFactor, Steps, evaluating
 from nnunet_ima.perturbation.norms import per_sample
 from nnunet_ima.ranges import Range
 

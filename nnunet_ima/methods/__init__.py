@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from nnunet_ima.classification.methods.adv import Adversarial
-from nnunet_ima.classification.methods.base import Method, Run
-from nnunet_ima.classification.methods.ce import CrossEntropy
-from nnunet_ima.classification.methods.ddn import DecoupledDirectionNorm
-from nnunet_ima.classification.methods.fat import Friendly
-from nnunet_ima.classification.methods.gairat import GeometryAware
-from nnunet_ima.classification.methods.ima import IncreasingMargin
-from nnunet_ima.classification.methods.mma import MaxMargin
-from nnunet_ima.classification.methods.trades import Trades
+from nnunet_ima.methods.adv import Adversarial
+from nnunet_ima.methods.base import Method, Run
+from nnunet_ima.methods.ce import CrossEntropy
+from nnunet_ima.methods.ddn import DecoupledDirectionNorm
+from nnunet_ima.methods.fat import Friendly
+from nnunet_ima.methods.gairat import GeometryAware
+from nnunet_ima.methods.ima import IncreasingMargin
+from nnunet_ima.methods.mma import MaxMargin
+from nnunet_ima.methods.trades import Trades
 from nnunet_ima.ranges import check_values
 
 METHODS: dict[str, type[Method]] = {

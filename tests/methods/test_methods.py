@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.methods import METHODS, Method, Run, make_method, options, parse_method
-from nnunet_ima.classification.methods.ascent import climb
-from nnunet_ima.classification.methods.ddn import DecoupledDirectionNorm
-from nnunet_ima.classification.methods.fat import Friendly
-from nnunet_ima.classification.methods.gairat import GeometryAware
-from nnunet_ima.classification.methods.ima import IncreasingMargin
-from nnunet_ima.classification.methods.mma import MaxMargin
-from nnunet_ima.classification.methods.trades import divergence
+from nnunet_ima.methods import METHODS, Method, Run, make_method, options, parse_method
+from nnunet_ima.methods.ascent import climb
+from nnunet_ima.methods.ddn import DecoupledDirectionNorm
+from nnunet_ima.methods.fat import Friendly
+from nnunet_ima.methods.gairat import GeometryAware
+from nnunet_ima.methods.ima import IncreasingMargin
+from nnunet_ima.methods.mma import MaxMargin
+from nnunet_ima.methods.trades import divergence
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import L2, NORMS
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from nnunet_ima.ima.voxelwise import Labels, hard_dice
+from nnunet_ima.tasks.voxelwise import Labels, hard_dice
 
 
 class Criterion(Protocol):

@@ -1,0 +1,1 @@
+"""nnU-Net's inference as a differentiable function."""

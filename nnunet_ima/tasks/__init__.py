@@ -1,0 +1,1 @@
+"""What is learned: losses, what counts as right, and the quality that an audit reports. Pure PyTorch."""
