@@ -12,10 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.draws import Draws, ascent
 from nnunet_ima.attacks.pgd import check_steps
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
 from nnunet_ima.attacks.worst import Worst
+from nnunet_ima.perturbation.ascent import steepest
+from nnunet_ima.perturbation.draws import Draws
 from nnunet_ima.perturbation.norms import per_sample
 
 # Radius in units of ε, and its share of the steps.
@@ -109,7 +110,7 @@ def _run(
             now = noise.index_copy(0, back, search.best[back])
             search.gradient[back] = search.best_gradient[back]
             gradient = search.gradient[active]
-        direction = ascent(problem.norm, gradient, here.free, active, draws)
+        direction = steepest(problem.norm, gradient, here.free, active, draws)
         at, radius = now[active], eps[active]
         z = problem.norm.project(at + per_sample(search.size[active], at) * direction, radius)
         if number > 0:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.draws import Draws, ascent
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
 from nnunet_ima.attacks.worst import Worst
-from nnunet_ima.perturbation.norms import per_sample
+from nnunet_ima.perturbation.ascent import ascend
+from nnunet_ima.perturbation.draws import Draws
 
 
 def pgd(
@@ -44,16 +44,24 @@ def pgd(
     check_steps(steps)
     noise = problem.start(generator if random_start else None, start)
     draws = Draws(len(noise), generator)
-    size = step_factor * problem.eps / steps
     worst = Worst(problem)
-    for number in range(steps):
+
+    def climb(number: int, noise: Tensor) -> tuple[Tensor, Tensor]:
         if worst.done:
-            return worst.result()
+            return worst.active, noise[:0]
         _, gradient = worst.climb(noise, loss, number / steps)
-        here = problem.take(worst.active)
-        direction = ascent(problem.norm, gradient, here.free, worst.active, draws)
-        moved = noise[worst.active] + per_sample(size[worst.active], direction) * direction
-        noise[worst.active] = here.project(moved)
+        return worst.active, gradient
+
+    noise = ascend(
+        climb,
+        noise,
+        norm=problem.norm,
+        eps=problem.eps,
+        size=step_factor * problem.eps / steps,
+        steps=range(steps),
+        free=problem.free,
+        draws=draws,
+    )
     if not worst.done:
         worst.look(noise)
     return worst.result()

@@ -11,10 +11,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.draws import Draws, ascent
 from nnunet_ima.attacks.pgd import check_steps
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
 from nnunet_ima.attacks.worst import Worst
+from nnunet_ima.perturbation.ascent import steepest
+from nnunet_ima.perturbation.draws import Draws
 from nnunet_ima.perturbation.norms import per_sample
 
 # Size of a probe in units of ε (0.01 for ε = 8/255 in the paper), size of all steps together in units of ε, and the
@@ -61,7 +62,7 @@ def spsa(
             found = _estimate(one, noise[sample : sample + 1], loss, number / steps, samples // 2, stream, chunk // 2)
             mean[sample] = MOMENTUM * mean[sample] + (1 - MOMENTUM) * found
         probes[active] += samples
-        direction = ascent(problem.norm, mean[active], here.free, active, draws)
+        direction = steepest(problem.norm, mean[active], here.free, active, draws)
         noise[active] = here.project(noise[active] + per_sample(size[active], direction) * direction)
         worst.look(noise)
         worst.log_quality()

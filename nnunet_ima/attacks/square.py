@@ -12,10 +12,10 @@ from math import prod
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.draws import Draws
 from nnunet_ima.attacks.pgd import check_steps
 from nnunet_ima.attacks.problem import Attacked, Problem
 from nnunet_ima.attacks.worst import Worst
+from nnunet_ima.perturbation.draws import Draws
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Logits and targets to numbers (B,) that fall as predictions get worse: a margin, a quality, minus a loss."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem, Trace
+from nnunet_ima.perturbation.ascent import input_gradient
 
 
 class Worst:
@@ -79,11 +80,8 @@ class Worst:
             still = torch.isin(before, self.active).nonzero()[:, 0]
             everyone = len(still) == len(before)
             values = loss(logits, here.y, progress) if everyone else loss(logits[still], here.y[still], progress)
-            # a sum over voxels, since the mean's tiny gradients would vanish in half precision
-            scale = x[0].numel()
-            (gradient,) = torch.autograd.grad(values.sum() * scale, x)
-        gradient = gradient[still]
-        self._log(values.detach().float(), gradient.float() / scale)
+            gradient = input_gradient(values, x)[still]
+        self._log(values.detach().float(), gradient.float() / x[0].numel())
         return values.detach().float(), self.problem.take(self.active).masked(gradient.nan_to_num(0, 0, 0))
 
     def log_quality(self, quality: Tensor | None = None) -> None:

@@ -45,7 +45,7 @@ class NoiseUnits:
         if unit not in UNITS:
             msg = f"unknown unit of noise {unit!r}; known are {', '.join(UNITS)}"
             raise ValueError(msg)
-        per_element = 1.0 if self.norm == "Linf" else math.sqrt(self.elements)
+        per_element = NORMS[self.norm].growth(self.elements)
         if unit == "l2":
             if self.norm != "L2":
                 msg = f"the unit l2 is the L2 norm, but noise is bounded in {self.norm}; use --eps-unit rms"
@@ -69,7 +69,7 @@ class NoiseUnits:
 
         The norm itself is "l2" or "linf"; "rms" and "raw" are per element, at most, of L∞.
         """
-        rms = radius if self.norm == "Linf" else radius / math.sqrt(self.elements)
+        rms = radius / NORMS[self.norm].growth(self.elements)
         raw = None if not self.scale else rms * math.sqrt(sum(s * s for s in self.scale) / len(self.scale))
         paper = None
         if self.reference_elements is not None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.ima.boundary import Segment, find_boundary
+from nnunet_ima.perturbation.ascent import ascend, input_gradient, steepest
 from nnunet_ima.perturbation.norms import Norm, per_sample
 from nnunet_ima.tasks.criteria import Criterion
 
@@ -91,34 +92,33 @@ def bpgd(
         free: 1 where noise may go and 0 elsewhere, broadcastable to one sample (1, C, *spatial); None: everywhere.
     """
     search = search or Search()
-    free = x.new_ones(()) if free is None else free
-    delta = norm.random(x, generator) * free * per_sample((eps - expansion).clamp_min(expansion).minimum(eps), x)
     step = search.alpha / search.steps * eps
+    delta = norm.random(x, generator) * per_sample((eps - expansion).clamp_min(expansion).minimum(eps), x)
+    delta = delta if free is None else delta * free
     first = 0
     if gradient is not None:
-        direction = norm.steepest(gradient.nan_to_num(0, 0, 0) * free)
+        direction = steepest(norm, gradient, free, torch.arange(len(x)), None)
         known = per_sample(norm.size(direction) > 0, x)  # a vanished gradient leaves the random start
         delta = torch.where(known, norm.project(direction * per_sample(step, x), eps), delta)
         first = 1
     walk = _Walk(delta, score)
-    for number in range(first, search.steps + 1):
+
+    def climb(number: int, noise: Tensor) -> tuple[Tensor, Tensor]:
         active = walk.active
-        last = number == search.steps
-        with torch.set_grad_enabled(not last):
-            x_n = (x[active] + walk.delta[active]).requires_grad_(not last)
-            logits = model(x_n)
+        with torch.enable_grad():
+            at = (x[active] + noise[active]).requires_grad_()
+            logits = model(at)
             walk.visit(active, criterion.score(logits.detach(), y[active]))
-            if last or len(walk.active) == 0:
-                break
-            # a sum over voxels, since the mean's tiny gradients would vanish in half precision
-            climbed = loss(logits, y[active]).sum() * x[0].numel()
-            gradient = torch.autograd.grad(climbed, x_n)[0]
-        del logits, climbed, x_n
-        still = ~walk.crossed[active]
+            if len(walk.active) == 0:
+                return walk.active, noise[:0]
+            found = input_gradient(loss(logits, y[active]), at)
         walk.backward[active] += 1
-        direction = norm.steepest(gradient[still].nan_to_num(0, 0, 0) * free)
-        moved = walk.delta[walk.active] + direction * per_sample(step[walk.active], x)
-        walk.delta[walk.active] = norm.project(moved, eps[walk.active])
+        return walk.active, found[~walk.crossed[active]]
+
+    ascend(climb, walk.delta, norm=norm, eps=eps, size=step, steps=range(first, search.steps), free=free)
+    if len(active := walk.active):
+        with torch.no_grad():
+            walk.visit(active, criterion.score(model(x[active] + walk.delta[active]), y[active]))
     _pull_back(model, x, y, eps, walk, norm, criterion, search)
     return BoundarySamples(x + walk.delta, walk.crossed, norm.size(walk.delta), walk.forward, walk.backward)
 

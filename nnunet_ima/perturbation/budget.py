@@ -6,8 +6,9 @@ N_ref elements; with N elements the same ε stands for the same noise density, �
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from nnunet_ima.perturbation.norms import NORMS
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class Budget:
     """Converts ε between the paper's unit, the norm on the tensor at hand, and RMS noise in σ.
 
     Attributes:
-        norm: "L2" or "Linf"; an L∞ bound needs no scaling.
+        norm: name in `NORMS`.
         elements: number of elements that may be perturbed in one sample (image channels × voxels).
         reference_elements: number of elements at which ε is quoted.
 
@@ -33,7 +34,7 @@ class Budget:
     @property
     def scale(self) -> float:
         """Effective norm per unit of ε."""
-        return 1.0 if self.norm == "Linf" else math.sqrt(self.elements / self.reference_elements)
+        return NORMS[self.norm].growth(self.elements / self.reference_elements)
 
     def effective(self, eps: float) -> float:
         """Norm on the tensor at hand, in σ."""
@@ -41,7 +42,7 @@ class Budget:
 
     def rms(self, eps: float) -> float:
         """RMS noise per element, in σ; for L∞ the largest there can be."""
-        return eps if self.norm == "Linf" else eps / math.sqrt(self.reference_elements)
+        return eps / NORMS[self.norm].growth(self.reference_elements)
 
     def describe(self, eps: float) -> str:
         """Name an ε in all units."""
