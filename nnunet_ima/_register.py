@@ -22,18 +22,22 @@ if TYPE_CHECKING:
 HOST = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
 """The nnU-Net module on which the trainers appear; the first one that nnU-Net's lookup asks."""
 
-TRAINERS = {
-    "nnUNetTrainerIMA": "nnunet_ima.training.nnUNetTrainerIMA",
-    "nnUNetTrainerPlain": "nnunet_ima.training.nnUNetTrainerPlain",
-}
-"""Trainer class → module that holds it."""
+TRAINERS = "nnunet_ima.training.trainers"
+"""Module that holds them."""
+
+
+def trainer_names() -> list[str]:
+    """Return the names of our trainers, one for each method."""
+    from nnunet_ima._methods import METHODS
+
+    return [trainer for _, trainer in METHODS.values()]
 
 
 def load_trainer(name: str) -> Any:
     """Import and return one of our trainer classes.
 
     Args:
-        name: A key of `TRAINERS`.
+        name: One of `trainer_names`.
 
     Raises:
         ImportError: If the import fails with an AttributeError, which nnU-Net's `hasattr` would turn into
@@ -42,20 +46,20 @@ def load_trainer(name: str) -> Any:
     from importlib import import_module
 
     try:
-        return getattr(import_module(TRAINERS[name]), name)
+        return getattr(import_module(TRAINERS), name)
     except AttributeError as error:
-        msg = f"nnunet_ima could not load its trainer {name} from {TRAINERS[name]}: {error}"
+        msg = f"nnunet_ima could not load its trainer {name} from {TRAINERS}: {error}"
         raise ImportError(msg) from error
 
 
 def attach(module: ModuleType) -> None:
-    """Give `module` a `__getattr__` for the names in `TRAINERS`; an existing one keeps all other names."""
+    """Give `module` a `__getattr__` for the names of our trainers; an existing one keeps all other names."""
     earlier = module.__dict__.get("__getattr__")
     if getattr(earlier, "_from_nnunet_ima", False):
         return  # a reload keeps the module's dictionary
 
     def lookup(name: str) -> Any:
-        if name in TRAINERS:
+        if name in trainer_names():
             return load_trainer(name)
         if earlier is not None:
             return earlier(name)

@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.classification.learner import ClassifierLearner, MixedPrecision
 from nnunet_ima.classification.training_data import shuffled_batches
-from nnunet_ima.classification.under_attack import right
 from nnunet_ima.methods import Run, make_method
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import L2
 from nnunet_ima.report.canvas import drawn_figure
+from nnunet_ima.tasks.classification import Classification
 
+TASK = Classification()
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "ce": ("ce", {}),
     "adv, ε = 0.3": ("adv", {"eps": 0.3}),
@@ -75,15 +77,15 @@ def train(x: Tensor, y: Tensor, name: str, options: dict[str, Any], settings: Mo
     torch.manual_seed(settings.seed)
     model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
     ids = tuple(str(number) for number in range(len(x)))
-    method = make_method(name, Run(ids, settings.epochs, L2(), Budget("L2", 2, 2)), options)
+    method = make_method(name, Run(ids, settings.epochs, Budget("L2", 2, 2)), options)
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     for epoch in range(settings.epochs):
         generator = torch.Generator().manual_seed(epoch)
-        method.begin_epoch(epoch, generator)
+        method.begin_epoch(epoch)
         for batch in shuffled_batches(len(x), 128, generator):
-            loss, _ = method.step(model, x[batch], y[batch], [ids[i] for i in batch.tolist()])
+            names = [ids[i] for i in batch.tolist()]
             optimizer.zero_grad()
-            loss.backward()
+            method.step(ClassifierLearner(MixedPrecision(model, False), x[batch], y[batch], names, TASK, generator))
             optimizer.step()
         method.end_epoch()
     return model.eval()
@@ -91,7 +93,7 @@ def train(x: Tensor, y: Tensor, name: str, options: dict[str, Any], settings: Mo
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> float:
     """Share of points that stay right under PGD noise of 40 steps."""
-    problem = Problem(model, x, y, torch.full((len(x),), float(eps)), L2(), right)
+    problem = Problem(model, x, y, torch.full((len(x),), float(eps)), L2(), TASK.quality)
     return float(pgd(problem, cross_entropy, steps=40, generator=torch.Generator().manual_seed(0)).quality.mean())
 
 

@@ -80,7 +80,7 @@ class NoiseUnits:
 
 def reference_elements(plans: dict[str, Any]) -> int | None:
     """Return the number of elements at which ε is quoted for a model, from its plans or the packaged task."""
-    own = plans.get("ima") or {}
+    own = (plans.get("ima") or {}) | (plans.get("schedule") or {})
     if "reference_elements" in own:
         return int(own["reference_elements"])
     task = find_task(plans["dataset_name"])

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.classification.claim import check_claim, claim
 from nnunet_ima.classification.data import class_weights
+from nnunet_ima.classification.learner import ClassifierLearner, MixedPrecision, evaluating
 from nnunet_ima.classification.networks import (
     load_checked,
     load_classifier,
@@ -33,12 +34,11 @@ from nnunet_ima.classification.networks import (
 )
 from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
-from nnunet_ima.classification.under_attack import right
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.methods import Method
-from nnunet_ima.methods.base import evaluating
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
+from nnunet_ima.tasks.classification import Classification
 
 MODEL, LATEST, LOG = "model.pt", "checkpoint_latest.pt", "log.csv"
 
@@ -98,22 +98,6 @@ def suggested_eps(margins: Sequence[float]) -> float:
     return median(margins)
 
 
-class _Mixed(nn.Module):
-    """A network in half precision on CUDA, with logits in single precision."""
-
-    def __init__(self, network: nn.Module, enabled: bool) -> None:
-        super().__init__()
-        self.network, self.enabled = network, enabled
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.enabled:
-            logits: Tensor = self.network(x)
-            return logits
-        with torch.autocast("cuda"):
-            logits = self.network(x)
-        return logits.float()
-
-
 def _open(data: TrainingData, settings: Settings, folder: Path, device: str | torch.device) -> _Training | None:
     """Take up the training of a folder, or a new one; None if it is finished."""
     check_claim(folder, settings, data)
@@ -143,9 +127,9 @@ class _Training:
         torch.manual_seed(settings.seed)
         network, self.description = new_network(settings, len(data.classes))
         self.network = network.to(self.device)
-        self.model = _Mixed(self.network, self.device.type == "cuda")
-        weights = class_weights(data.y, len(data.classes)) if settings.balanced else None
-        self.method: Method = settings.make_method(data.ids, weights)
+        self.model = MixedPrecision(self.network, self.device.type == "cuda")
+        self.task = Classification(class_weights(data.y, len(data.classes)) if settings.balanced else None)
+        self.method: Method = settings.make_method(data.ids)
         trained = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
         batches = math.ceil(len(data.ids) / settings.batch_size)
@@ -197,11 +181,11 @@ class _Training:
         begin = perf_counter()
         torch.manual_seed(self.settings.seed * 1_000_003 + epoch)  # dropout
         generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + epoch)
-        self.method.begin_epoch(epoch, generator)
+        self.method.begin_epoch(epoch)
         self.model.train()
         sums: dict[str, float] = {}
         for batch in shuffled_batches(len(self.data.ids), self.settings.batch_size, generator):
-            for key, value in self._step(batch).items():
+            for key, value in self._step(batch, generator).items():
                 sums[key] = sums.get(key, 0.0) + value
         self.method.end_epoch()
         images = len(self.data.ids)
@@ -233,23 +217,29 @@ class _Training:
             (self.folder / LATEST).unlink()
         return self.folder / MODEL
 
-    def _step(self, batch: Tensor) -> dict[str, float]:
+    def _step(self, batch: Tensor, generator: torch.Generator) -> dict[str, float]:
         """One optimiser step; returns sums over the batch."""
         x, y = (tensor[batch].to(self.device) for tensor in (self.data.x, self.data.y))
+        names = [self.data.ids[i] for i in batch.tolist()]
         self.optimizer.zero_grad(set_to_none=True)
-        loss, log = self.method.step(self.model, x, y, [self.data.ids[i] for i in batch.tolist()])
+        learner = ClassifierLearner(
+            self.model, x, y, names, self.task, generator, scaler=self.scaler, check=self._refuse_not_finite
+        )
+        loss, log = self.method.step(learner)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.method.learnt(self.network)
+        if self.schedule is not None:
+            self.schedule.step()
+        return {"loss": loss.item() * len(batch), **log}
+
+    def _refuse_not_finite(self, loss: Tensor) -> None:
         if not bool(loss.isfinite()):
             msg = (
                 f"{self.settings.method}: the loss is {loss.item()} in epoch {self.epoch + 1}; "
                 "lower learning_rate, or the method's noise"
             )
             raise ValueError(msg)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.schedule is not None:
-            self.schedule.step()
-        return {"loss": loss.item() * len(batch), **log}
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Accuracy on validation images, clean on all of them and under PGD on some."""
@@ -265,7 +255,7 @@ class _Training:
                 y,
                 x.new_full((len(x),), self.settings.budget.effective(self.settings.robust_eps)),
                 NORMS[self.settings.norm],
-                right,
+                self.task.quality,
             )
             generator = torch.Generator().manual_seed(epoch)
             attacked = pgd(problem, cross_entropy, steps=self.settings.robust_steps, generator=generator)

@@ -86,9 +86,9 @@ class Settings:
         """Converts ε to the images at hand."""
         return Budget(self.norm, self.size * self.size, self.reference_elements)
 
-    def make_method(self, ids: tuple[str, ...], class_weights: Any = None) -> Method:
+    def make_method(self, ids: tuple[str, ...]) -> Method:
         """Build the method for these training images."""
-        run = Run(ids, self.epochs, NORMS[self.norm], self.budget, class_weights)
+        run = Run(ids, self.epochs, self.budget)
         return make_method(parse_method(self.method)[0], run, self.options)
 
     def as_dict(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
         raise ValueError(msg)
     changes = dict(changes or {})
     general = {key: value for key, value in plan["presets"][preset].items() if key not in ("audit", "methods")}
-    chosen = {**general, **plan["methods"][name], **plan["presets"][preset]["methods"].get(name, {})}
+    chosen = {**general, **plan["methods"].get(name, {}), **plan["presets"][preset]["methods"].get(name, {})}
     if level is not None:
         if "eps" in changes:
             msg = f"{method} names a noise level, and so does eps={changes['eps']}; keep one of them"

@@ -1,4 +1,4 @@
-"""`nnunet-ima-plan`: a copy of a plans file with other settings of IMA training."""
+"""`nnunet-ima-plan`: a copy of a plans file with other settings of a training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROGRAM = "nnunet-ima-plan"
 
 @dataclass(kw_only=True)
 class Plan:
-    """Write a copy of a plans file with other settings of IMA training.
+    """Write a copy of a plans file with other settings of a training.
 
     nnU-Net names results after trainer, plans and configuration only, so every set of settings needs plans with a name
     of their own. Nothing is preprocessed again: the copy uses the preprocessed data of the original.
@@ -31,7 +31,10 @@ class Plan:
     """Name of the new plans, for example nnUNetPlansIMA5."""
 
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")]
-    """Settings to change, for example: delta=1 pgd_steps=7 start_from=nnUNetTrainer__nnUNetPlans__2d."""
+    """Settings to change, for example: eps=5 epochs=35 start_from=nnUNetTrainer__nnUNetPlans__2d."""
+
+    method: str = "ima"
+    """Method that they are for: ima, adv, trades, mma, ddn, fat, gairat, te or plain."""
 
     plans: Annotated[str, tyro.conf.arg(aliases=["-p"])] = "nnUNetPlans"
     """Name of the plans to copy."""
@@ -52,15 +55,15 @@ class Plan:
             msg = f"{target} exists already; choose another --name, or replace it with --overwrite"
             raise FileExistsError(msg)
         plans = read_plans(folder / f"{self.plans}.json")
-        former = plans.get("ima", {})
-        if not isinstance(former, dict):
-            msg = f'"ima" in {folder / self.plans}.json must be an object of settings, got {former!r}'
-            raise ValueError(msg)
-        plans |= {"plans_name": self.name, "ima": {**former, **changes}}
         # Imported here because it takes seconds: wrong inputs are refused before.
-        from nnunet_ima.training.settings import resolve_settings
+        from nnunet_ima.methods import METHODS
+        from nnunet_ima.training.settings import change_settings, resolve_settings
 
-        settings = resolve_settings(plans)  # refuses unknown keys and impossible values
+        if self.method not in METHODS:
+            msg = f"unknown --method {self.method!r}; known are {', '.join(METHODS)}"
+            raise ValueError(msg)
+        plans = change_settings(plans, self.method, changes) | {"plans_name": self.name}
+        settings = resolve_settings(plans, self.method)  # refuses unknown keys and impossible values
         write_plans(plans, target)
         number = int(folder.name[len("Dataset") :].split("_")[0])
         print(
@@ -68,7 +71,7 @@ class Plan:
             settings.describe(),
             "",
             "Next:",
-            f"  nnUNetv2_train {number} 2d 0 -tr nnUNetTrainerIMA -p {self.name}",
+            f"  nnUNetv2_train {number} 2d 0 -tr {METHODS[self.method][1]} -p {self.name}",
             sep="\n",
         )
 

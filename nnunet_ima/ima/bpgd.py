@@ -11,10 +11,9 @@ from torch import Tensor
 from nnunet_ima.ima.boundary import Segment, find_boundary
 from nnunet_ima.perturbation.ascent import ascend, input_gradient, steepest
 from nnunet_ima.perturbation.norms import Norm, per_sample
-from nnunet_ima.tasks.criteria import Criterion
+from nnunet_ima.tasks.base import Task
 
 Model = Callable[[Tensor], Tensor]
-Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,7 @@ def bpgd(
     eps: Tensor,
     *,
     norm: Norm,
-    criterion: Criterion,
-    loss: Loss,
+    task: Task,
     score: Tensor,
     expansion: float,
     generator: torch.Generator,
@@ -78,12 +76,11 @@ def bpgd(
     Args:
         model: samples to logits; must treat samples independently (evaluation mode for batch norms and dropout).
         x: samples (B, C, *spatial) on which the model is right.
-        y: targets (B, ...), as `criterion` and `loss` read them.
+        y: targets (B, ...).
         eps: radius E of each ball (B,).
         norm: the norm of the balls.
-        criterion: says on which side of the boundary a sample is.
-        loss: losses (B,) to climb.
-        score: the criterion's score (B,) of `x`, known from the clean pass.
+        task: its loss is climbed, and its score says on which side of the boundary a sample is.
+        score: the task's score (B,) of `x`, known from the clean pass.
         expansion: margin expansion Δ in the unit of `eps`; the random start is at most max(E - Δ, Δ) away, and E.
         generator: source of the random start.
         search: how many passes to spend on what; None: the paper's numbers.
@@ -108,18 +105,18 @@ def bpgd(
         with torch.enable_grad():
             at = (x[active] + noise[active]).requires_grad_()
             logits = model(at)
-            walk.visit(active, criterion.score(logits.detach(), y[active]))
+            walk.visit(active, task.score(logits.detach(), y[active]))
             if len(walk.active) == 0:
                 return walk.active, noise[:0]
-            found = input_gradient(loss(logits, y[active]), at)
+            found = input_gradient(task.loss(logits, y[active]), at)
         walk.backward[active] += 1
         return walk.active, found[~walk.crossed[active]]
 
     ascend(climb, walk.delta, norm=norm, eps=eps, size=step, steps=range(first, search.steps), free=free)
     if len(active := walk.active):
         with torch.no_grad():
-            walk.visit(active, criterion.score(model(x[active] + walk.delta[active]), y[active]))
-    _pull_back(model, x, y, eps, walk, norm, criterion, search)
+            walk.visit(active, task.score(model(x[active] + walk.delta[active]), y[active]))
+    _pull_back(model, x, y, eps, walk, norm, task, search)
     return BoundarySamples(x + walk.delta, walk.crossed, norm.size(walk.delta), walk.forward, walk.backward)
 
 
@@ -149,7 +146,7 @@ class _Walk:
 
 
 def _pull_back(
-    model: Model, x: Tensor, y: Tensor, eps: Tensor, walk: _Walk, norm: Norm, criterion: Criterion, search: Search
+    model: Model, x: Tensor, y: Tensor, eps: Tensor, walk: _Walk, norm: Norm, task: Task, search: Search
 ) -> None:
     """Move the samples that crossed from their first wrong point back onto the boundary."""
     crossed = walk.crossed.nonzero()[:, 0]
@@ -162,7 +159,7 @@ def _pull_back(
         walk.forward[samples] += 1
         with torch.no_grad():
             logits = model(x[samples] + right[chosen] + step[chosen] * per_sample(share, x))
-            return criterion.score(logits, y[samples]).float()
+            return task.score(logits, y[samples]).float()
 
     length = norm.size(step).clamp_min(1e-12)
     share = find_boundary(

@@ -1,33 +1,26 @@
-"""Ways to train a classifier, one file each, behind one small interface (`base.Method`)."""
+"""Ways to train, one file each, behind one small interface (`base.Method`): pure PyTorch, for every task."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
+from importlib import import_module
 from typing import Any
 
-from nnunet_ima.methods.adv import Adversarial
+from nnunet_ima._methods import ALIASES, METHODS
 from nnunet_ima.methods.base import Method, Run
-from nnunet_ima.methods.ce import CrossEntropy
-from nnunet_ima.methods.ddn import DecoupledDirectionNorm
-from nnunet_ima.methods.fat import Friendly
-from nnunet_ima.methods.gairat import GeometryAware
-from nnunet_ima.methods.ima import IncreasingMargin
-from nnunet_ima.methods.mma import MaxMargin
-from nnunet_ima.methods.trades import Trades
 from nnunet_ima.ranges import check_values
 
-METHODS: dict[str, type[Method]] = {
-    "ce": CrossEntropy,
-    "ima": IncreasingMargin,
-    "adv": Adversarial,
-    "trades": Trades,
-    "mma": MaxMargin,
-    "ddn": DecoupledDirectionNorm,
-    "fat": Friendly,
-    "gairat": GeometryAware,
-}
+__all__ = ["METHODS", "Method", "Run", "make_method", "method_class", "options", "parse_method"]
+
+
+def method_class(name: str) -> type[Method]:
+    """Return the class of a method of `METHODS`, or of one of its aliases."""
+    place, _ = METHODS[ALIASES.get(name, name)]
+    module, _, kind = place.partition(":")
+    found: type[Method] = getattr(import_module(module), kind)
+    return found
 
 
 def parse_method(text: str) -> tuple[str, float | None]:
@@ -38,7 +31,7 @@ def parse_method(text: str) -> tuple[str, float | None]:
     """
     found = re.fullmatch(r"([a-z]+)([0-9]+(?:\.[0-9]+)?)?", text)
     name, level = (found[1], found[2]) if found else (text, None)
-    if name not in METHODS:
+    if name not in METHODS and name not in ALIASES:
         msg = f"unknown method {text!r}; known are {', '.join(METHODS)}, with a noise level if wanted: adv10"
         raise ValueError(msg)
     if level is not None and "eps" not in options(name):
@@ -51,7 +44,7 @@ def options(name: str) -> dict[str, Any]:
     """Return the settings of a method with their defaults; None for those that have to be given."""
     return {
         field.name: None if field.default is MISSING else field.default
-        for field in fields(METHODS[name])
+        for field in fields(method_class(name))
         if field.init and field.name != "run"
     }
 
@@ -69,5 +62,6 @@ def make_method(name: str, run: Run, given: Mapping[str, Any]) -> Method:
     if "eps" in known and given.get("eps") is None:
         msg = f"the method {name} needs a noise level, for example {name}10"
         raise ValueError(msg)
-    check_values(METHODS[name], given)
-    return METHODS[name](run=run, **given)
+    kind = method_class(name)
+    check_values(kind, given)
+    return kind(run=run, **given)

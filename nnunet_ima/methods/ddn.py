@@ -1,25 +1,27 @@
-"""Training with the DDN attack (Rony et al. 2019, arXiv 1811.09600), in Foolbox's implementation."""
+"""Training with the DDN attack (Rony et al. 2019, arXiv 1811.09600)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from nnunet_ima.methods.base import Method, Noise, Step, Steps, evaluating
+from nnunet_ima.methods.base import Learner, Method, Noise, Step, Steps, passes
+from nnunet_ima.methods.climb import Model
+from nnunet_ima.perturbation.ascent import input_gradient, steepest
+from nnunet_ima.perturbation.draws import Draws
+from nnunet_ima.perturbation.norms import per_sample
 from nnunet_ima.ranges import Range
-
-# Foolbox wants the range of images and cuts noise off there; nothing is to be cut off.
-UNBOUNDED = (-1e3, 1e3)
 
 
 @dataclass(kw_only=True)
 class DecoupledDirectionNorm(Method):
-    """Mean cross-entropy of images under the smallest noise that DDN finds, projected into the ball.
+    """Mean loss of samples under the smallest noise that DDN finds, projected into the ball.
 
-    An image that DDN cannot mislead, or that is wrong without noise, counts as it is.
+    A sample that DDN cannot mislead, or that is wrong without noise, counts as it is.
 
     Attributes:
         eps: largest noise.
@@ -37,41 +39,41 @@ class DecoupledDirectionNorm(Method):
         if self.run.norm.name != "L2":
             msg = f"ddn knows the L2 norm only, got {self.run.norm.name}"
             raise ValueError(msg)
-        _foolbox()  # missing? say so before anything is trained
 
-    def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
+    def step(self, learner: Learner) -> Step:
         """See `Method.step`."""
-        noise = self.attack(model, x, y)
-        size = self.run.norm.size(noise)
-        attacked = self.run.norm.project(noise, self.radius(x, self.eps))
-        loss = self.cross_entropy(model(x + attacked), y).mean()
-        passes = {"forward": len(x) * (self.steps + 1), "backward": len(x) * (self.steps + 1)}
+        x, norm = learner.x, self.run.norm
+        with learner.attackable() as model:
+            noise = self.attack(model, learner)
+        size = norm.size(noise)
+        loss = learner(x + norm.project(noise, self.radius(x, self.eps))).losses.mean()
+        learner.backward(loss)
         log = {"attacked": int((size > 0).sum()), "noise": float(size.sum() / self.run.budget.scale)}
-        return Step(loss, log | passes)
+        return Step(loss.detach(), log | passes(len(x), len(x) * self.steps, len(x) * self.steps))
 
-    def attack(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        """Return the smallest noise found (B, C, *spatial) that misleads; 0 where none was."""
-        foolbox = _foolbox()
-        attack = foolbox.attacks.DDNAttack(
-            init_epsilon=self.run.budget.effective(self.first), steps=self.steps, gamma=self.gamma
-        )
-        weights = [p for p in model.parameters() if p.requires_grad]
-        with evaluating(model):
-            for weight in weights:  # Foolbox calls backward(), which would fill their gradients too
-                weight.requires_grad_(False)
-            try:
-                noisy = attack.run(foolbox.PyTorchModel(model, bounds=UNBOUNDED, device=x.device), x, y)
-            finally:
-                for weight in weights:
-                    weight.requires_grad_(True)
-        found: Tensor = noisy.detach() - x
-        return found
+    def attack(self, model: Model, learner: Learner) -> Tensor:
+        """Return the smallest noise found (B, C, *spatial) that misleads; 0 where none was.
 
-
-def _foolbox():  # type: ignore[no-untyped-def]
-    try:
-        import foolbox
-    except ImportError as error:
-        msg = 'the method ddn needs Foolbox: pip install "nnunet-ima[classification]"'
-        raise ValueError(msg) from error
-    return foolbox
+        Every step follows the direction of the gradient, and then sets the norm to what is a little more than it was
+        where the model is right, and a little less where it is wrong. Samples never leave, since the norm may shrink to
+        the end.
+        """
+        x, y, norm, everyone = learner.x, learner.y, self.run.norm, torch.arange(len(learner.x))
+        draws = Draws(len(x), learner.generator)
+        noise, best = torch.zeros_like(x), torch.zeros_like(x)
+        radius, smallest = self.radius(x, self.first), torch.full_like(x[:, 0].flatten(1)[:, 0], torch.inf)
+        for number in range(self.steps):
+            with torch.enable_grad():
+                at = (x + noise).requires_grad_()
+                logits = model(at)
+                gradient = input_gradient(learner.task.loss(logits, y), at)
+            wrong = ~(learner.task.score(logits.detach(), y) >= 0)
+            size = norm.size(noise)
+            better = wrong & (size <= smallest)
+            smallest = torch.where(better, size, smallest)
+            best = torch.where(per_sample(better, x), noise, best)
+            stride = 0.01 + 0.99 * (1 + math.cos(math.pi * number / self.steps)) / 2
+            moved = noise + stride * steepest(norm, gradient, learner.free, everyone, draws)
+            radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma)
+            noise = moved * per_sample(radius / norm.size(moved).clamp_min(1e-12), x)
+        return best

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
-
 from nnunet_ima.methods.adv import Adversarial
 from nnunet_ima.methods.base import StepFactor, Steps
 from nnunet_ima.ranges import Range
@@ -37,7 +35,7 @@ class Patience:
 
 @dataclass(kw_only=True)
 class Friendly(Adversarial):
-    """Mean cross-entropy under PGD that stops τ steps after it has misled the model.
+    """Mean loss under PGD that stops τ steps after it has misled the model.
 
     Attributes:
         eps: the noise level.
@@ -50,7 +48,6 @@ class Friendly(Adversarial):
     alpha: StepFactor = 2.26
     tau: Annotated[tuple[tuple[float, int], ...], Patience()] = ((0.0, 0), (0.5, 1), (0.9, 2))
 
-    def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """See `Method.begin_epoch`."""
-        super().begin_epoch(epoch, generator)
         self.patience = [tau for share, tau in self.tau if epoch >= share * self.run.epochs][-1]

@@ -1,22 +1,22 @@
-"""GAIRAT (Zhang et al. 2021, arXiv 2010.01736): adversarial training that weighs images by how near the boundary is."""
+"""GAIRAT (Zhang et al. 2021, arXiv 2010.01736): adversarial training weighted by how near the boundary is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nnunet_ima.methods.adv import Adversarial
-from nnunet_ima.methods.base import Share, Step, StepFactor, Steps
+from nnunet_ima.methods.base import Share, StepFactor, Steps
+from nnunet_ima.methods.climb import Climbed
 from nnunet_ima.ranges import Range
 
 
 @dataclass(kw_only=True)
 class GeometryAware(Adversarial):
-    """Cross-entropy under PGD, weighted by how few steps κ it took to mislead the model.
+    """Loss under PGD, weighted by how few steps κ it took to mislead the model.
 
     Attributes:
         eps: the noise level.
@@ -30,21 +30,14 @@ class GeometryAware(Adversarial):
     alpha: StepFactor = 2.26
     shift: Annotated[float, Range(-100, 100, closed=True)] = -1.0
     begin: Share = 0.5
-    weighing: bool = field(init=False, default=False)
 
-    def begin_epoch(self, epoch: int, generator: torch.Generator) -> None:
+    def begin_epoch(self, epoch: int) -> None:
         """See `Method.begin_epoch`."""
-        super().begin_epoch(epoch, generator)
-        self.weighing = epoch >= self.begin * self.run.epochs
+        self.counts = epoch >= self.begin * self.run.epochs
 
-    def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
-        """See `Method.step`."""
-        found = self.attack(model, x, y)
-        loss = self.cross_entropy(model(found.x), y)
-        if self.weighing:
-            loss = loss * self.weights(found.right)
-        log = {"forward": found.forward + len(x), "backward": found.backward + len(x)}
-        return Step(loss.mean(), log)
+    def weighted(self, losses: Tensor, found: Climbed) -> Tensor:
+        """See `Adversarial.weighted`."""
+        return losses * self.weights(found.right) if self.counts else losses
 
     def weights(self, right: Tensor) -> Tensor:
         """Weights (B,) of mean 1, from the number of steps (B,) that a prediction stayed right."""

@@ -1,53 +1,50 @@
-"""IMA (Ma & Liang 2023, doi 10.1016/j.cmpb.2023.107687): the same functions that train segmentation."""
+"""IMA (Ma & Liang 2023, doi 10.1016/j.cmpb.2023.107687), Algorithm 1."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from nnunet_ima.ima.bpgd import Search, bpgd
-from nnunet_ima.ima.margins import MarginTable
-from nnunet_ima.ima.objective import objective
-from nnunet_ima.methods.base import (
-    Evaluations,
-    Method,
-    Noise,
-    Share,
-    Step,
-    StepFactor,
-    Steps,
-    evaluating,
-)
-from nnunet_ima.ranges import Range
-from nnunet_ima.tasks.criteria import ArgmaxCriterion
+from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
+from nnunet_ima.ima.margins import MarginTable, Sample
+from nnunet_ima.ima.objective import weights
+from nnunet_ima.methods.base import Evaluations, Gather, Learner, Method, Noise, Share, Step, StepFactor, Steps, passes
+from nnunet_ima.ranges import Choice, Range
 
 
 @dataclass(kw_only=True)
 class IncreasingMargin(Method):
-    """Clean images and, of those that are right, samples on the decision boundary inside a ball that grows.
+    """Clean samples and, of those that are right, samples on the decision boundary inside a ball that grows.
 
-    Images are not augmented: a margin that was crossed is corrected at once, not halfway (method of the paper).
+    The clean pass serves the loss and tells which samples the model is right about. It is back-propagated before the
+    attack begins, so that no two graphs are held at once.
 
     Attributes:
         eps: the largest margin, ε_max.
-        delta: margin expansion per epoch; None: ε_max / epochs.
-        beta: weight of the boundary samples.
-        steps: gradient steps N_PGD from a random start.
-        alpha: step factor; each step has the size alpha · margin / steps.
+        delta: margin expansion per epoch, also the first margin; None: ε_max / epochs.
+        beta: weight of the boundary samples in the loss.
+        steps: gradient steps N_PGD of one attack.
+        alpha: step factor α; each step has the size α · margin / steps.
+        start: "random" (Algorithm 3), or "gradient": the first step follows the gradient of the clean pass, which is
+            computed anyway.
         bisection_steps: most evaluations of the search for the boundary, N_bin.
         bisection_tolerance: length, as a share of the margin, at which that search ends.
+        margin_key: what has a margin of its own: "sample" (in 2D segmentation a slice of a case) or "case".
     """
 
+    learning_passes: ClassVar[int] = 2
     eps: Noise
     delta: Annotated[float | None, Range(0, 1e6)] = None
     beta: Share = 0.5
     steps: Steps = 20
     alpha: StepFactor = 4.0
+    start: Annotated[str, Choice(("random", "gradient"))] = "random"
     bisection_steps: Evaluations = 10
     bisection_tolerance: Annotated[float, Range(0, 1)] = 0.01
+    margin_key: Annotated[str, Choice(("sample", "case"))] = "sample"
     table: MarginTable = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,46 +52,68 @@ class IncreasingMargin(Method):
             msg = f"delta ({self.delta:g}) must not exceed eps ({self.eps:g})"
             raise ValueError(msg)
         delta = self.eps / self.run.epochs if self.delta is None else self.delta
-        self.table = MarginTable(self.run.ids, delta, self.eps, damped=False)
+        # a random crop says little about its case: a margin that was crossed is corrected halfway only
+        self.table = MarginTable(self.run.cases, delta, self.eps, damped=self.run.augmented)
 
-    def step(self, model: nn.Module, x: Tensor, y: Tensor, ids: Sequence[str]) -> Step:
+    def step(self, learner: Learner) -> Step:
         """See `Method.step`."""
-        criterion, scale = ArgmaxCriterion(), self.run.budget.scale
-        logits = model(x)
-        clean = self.cross_entropy(logits, y)
-        score = criterion.score(logits.detach(), y)
+        x, y, task = learner.x, learner.y, learner.task
+        free_gradient = self.start == "gradient"
+        x.requires_grad_(free_gradient)
+        clean = learner(x)
+        score = task.score(clean.logits.detach(), y)
         right = (score >= 0).nonzero()[:, 0]
+        clean_weight, boundary_weight = weights(len(right) > 0, self.beta)
+        loss = clean_weight * clean.losses.mean()
+        del clean
+        learner.backward(loss)
+        gradient = x.grad[right] if x.grad is not None else None
+        x.requires_grad_(False).grad = None
+        total, count = loss.detach(), len(x)
         if len(right) == 0:
-            return Step(clean.mean(), {"forward": len(x), "backward": len(x)})
-        names = [ids[i] for i in right.tolist()]
-        with evaluating(model):
-            found = bpgd(
+            return Step(total, {"attacked": 0, "crossed": 0, **passes(count)})
+
+        names = [self.name_of(learner.names[i]) for i in right.tolist()]
+        found = self.attack(learner, right, names, score[right], gradient)
+        boundary = boundary_weight * learner(found.x, right).losses.mean()
+        learner.backward(boundary)
+        self.table.observe(names, found.crossed, found.size / self.run.budget.scale)
+        spent = passes(count + len(right), int(found.forward.sum()), int(found.backward.sum()))
+        log = {"attacked": len(right), "crossed": int(found.crossed.sum()), **spent}
+        return Step(total + boundary.detach(), log)
+
+    def attack(
+        self, learner: Learner, right: Tensor, names: list[Sample], score: Tensor, gradient: Tensor | None
+    ) -> BoundarySamples:
+        """BPGD on the samples of these indices (n,), on which the model is right; see `bpgd`."""
+        x, scale = learner.x[right], self.run.budget.scale
+        with learner.attackable() as model:
+            return bpgd(
                 model,
-                x[right],
-                y[right],
+                x,
+                learner.y[right],
                 self.table.radius(names).to(x) * scale,
                 norm=self.run.norm,
-                criterion=criterion,
-                loss=self.cross_entropy,
-                score=score[right],
+                task=learner.task,
+                score=score,
                 expansion=self.table.delta * scale,
-                generator=self.generator,
+                generator=learner.generator,
                 search=Search(self.steps, self.alpha, self.bisection_tolerance, self.bisection_steps),
+                gradient=gradient,
+                free=learner.free,
             )
-        boundary = self.cross_entropy(model(found.x), y[right])
-        self.table.observe(names, found.crossed, found.size / scale)
-        seen = len(x) + len(right)
-        log = {"attacked": len(right), "crossed": int(found.crossed.sum())}
-        passes = {"forward": seen + int(found.forward.sum()), "backward": seen + int(found.backward.sum())}
-        return Step(objective(clean, boundary, self.beta), log | passes)
 
-    def end_epoch(self) -> None:
-        """Move the margins (Algorithm 2)."""
-        self.table.end_epoch()
+    def name_of(self, sample: Sample) -> Sample:
+        """Name under which a sample has its margin."""
+        return sample if isinstance(sample, str) or self.margin_key == "sample" else sample[0]
 
-    def margins(self) -> dict[str, float]:
+    def end_epoch(self, gather: Gather = lambda value: [value]) -> None:
+        """Move the margins (Algorithm 2), with the visits of all processes."""
+        self.table.end_epoch([visit for visits in gather(self.table.visits) for visit in visits])
+
+    def margins(self) -> dict[Sample, float]:
         """See `Method.margins`."""
-        return dict(self.table.cases)
+        return self.table.margins
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`."""

@@ -34,17 +34,22 @@ class Labels:
             Truth, valid classes (B, V) or regions (B, R, V); foreground indicators (B, K - 1 or R, V) as floats, 0
             where ignored; mask of valid voxels (B, 1, V) as floats, None where all are.
         """
-        target = target.flatten(2)
+        target, valid = target.flatten(2), self.valid(target)
         if self.regions:
             truth = target[:, :channels].float()
-            valid = None if self.ignore is None else 1 - target[:, -1:].float()
             foreground = truth
         else:
-            valid = None if self.ignore is None else (target != self.ignore).float()
             truth = (target if valid is None else target.where(valid > 0, 0))[:, 0].long()
             classes = torch.arange(1, channels, device=truth.device)
             foreground = (truth[:, None] == classes[None, :, None]).float()
         return truth, foreground if valid is None else foreground * valid, valid
+
+    def valid(self, target: Tensor) -> Tensor | None:
+        """Mask (B, 1, V) of the voxels that count, as floats; None where all do."""
+        if self.ignore is None:
+            return None
+        target = target.flatten(2)
+        return 1 - target[:, -1:].float() if self.regions else (target != self.ignore).float()
 
 
 def segmentation_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
@@ -98,6 +103,12 @@ def overlap_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     predicted = _predicted(logits, labels, valid)
     true_positive = (predicted * foreground).sum(2)
     return torch.stack((true_positive, predicted.sum(2) - true_positive, foreground.sum(2) - true_positive))
+
+
+def mean_over_voxels(values: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Mean (B,) of values (B, *spatial) over the voxels that count; 0 where none does."""
+    valid, values = labels.valid(target), values.flatten(1)
+    return values.mean(1) if valid is None else (values * valid[:, 0]).sum(1) / valid.sum((1, 2)).clamp_min(1)
 
 
 def _predicted(logits: Tensor, labels: Labels, valid: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""What an epoch of IMA counts, logs and prints."""
+"""What an epoch of a robust training counts, logs and prints."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_ima.ima.bpgd import BoundarySamples
 from nnunet_ima.ima.margins import Sample
 
-# one value per epoch in nnU-Net's logger
+# one value per epoch in nnU-Net's logger; the prefix is this package's
 SERIES = (
     "ima_margin_mean",
     "ima_margin_sd",
@@ -37,43 +36,45 @@ class EpochTally:
     steps: int = 0
     seconds: float = 0.0
 
-    def add(self, samples: int, found: BoundarySamples | None, seconds: float) -> None:
-        """Count one training step."""
+    def add(self, samples: int, log: Mapping[str, float], seconds: float) -> None:
+        """Count one training step, with what its method says (see `methods.base.Step`)."""
         self.samples += samples
         self.steps += 1
         self.seconds += seconds
-        if found is not None:
-            self.attacked += len(found.x)
-            self.crossed += int(found.crossed.sum())
-            self.forward += int(found.forward.sum())
-            self.backward += int(found.backward.sum())
+        self.attacked += int(log.get("attacked", 0))
+        self.crossed += int(log.get("crossed", 0))
+        self.forward += int(log["forward"])
+        self.backward += int(log["backward"])
 
     def __add__(self, other: EpochTally) -> EpochTally:
         """Merge the counts of another rank."""
         return EpochTally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
-    def series(self, margins: Mapping[Sample, float]) -> dict[str, float]:
-        """Values of the epoch for the logger, but for the robust Dice, which validation adds."""
-        values = np.array(list(margins.values()))
+    def series(self, margins: Mapping[Sample, float] | None) -> dict[str, float | None]:
+        """Values of the epoch for the logger, but for the robust Dice, which validation adds; passes are per sample."""
+        values = np.array(list(margins.values())) if margins else None
         return {
-            "ima_margin_mean": float(values.mean()),
-            "ima_margin_sd": float(values.std()),
-            "ima_margin_max": float(values.max()),
+            "ima_margin_mean": None if values is None else float(values.mean()),
+            "ima_margin_sd": None if values is None else float(values.std()),
+            "ima_margin_max": None if values is None else float(values.max()),
             "ima_attacked": self.attacked / max(1, self.samples),
             "ima_crossed": self.crossed / max(1, self.attacked),
-            "ima_forward": self.forward / max(1, self.attacked),
-            "ima_backward": self.backward / max(1, self.attacked),
+            "ima_forward": self.forward / max(1, self.samples),
+            "ima_backward": self.backward / max(1, self.samples),
             "ima_seconds": self.seconds / max(1, self.steps),
         }
 
     def describe(self, latest: Mapping[str, Any], robust_eps: float) -> str:
         """The epoch in one line."""
-        robust = latest["ima_robust_dice"]
+        robust, margin = latest["ima_robust_dice"], ""
+        if latest["ima_margin_mean"] is not None:
+            margin = (
+                f"margin {latest['ima_margin_mean']:.4g} ± {latest['ima_margin_sd']:.4g}, "
+                f"largest {latest['ima_margin_max']:.4g}; "
+            )
         return (
-            f"IMA margin {latest['ima_margin_mean']:.4g} ± {latest['ima_margin_sd']:.4g}, "
-            f"largest {latest['ima_margin_max']:.4g}; attacked {latest['ima_attacked']:.0%}, "
-            f"of these crossed {latest['ima_crossed']:.0%}; "
-            f"passes per attacked sample {latest['ima_forward']:.1f} forward, {latest['ima_backward']:.1f} backward; "
+            f"{margin}attacked {latest['ima_attacked']:.0%}, of these crossed {latest['ima_crossed']:.0%}; "
+            f"passes per sample {latest['ima_forward']:.1f} forward, {latest['ima_backward']:.1f} backward; "
             f"{latest['ima_seconds']:.2f} s per iteration"
             + ("" if robust is None else f"; pseudo Dice at ε = {robust_eps:g}: {robust:.4f}")
         )

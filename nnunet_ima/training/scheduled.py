@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -26,7 +26,12 @@ class ScheduledTrainer(nnUNetTrainer):
     Everything random is derived from (seed, rank, epoch or batch number), so that nothing random has to be
     stored for a resumed run to equal an uninterrupted one, bit by bit on one CPU thread. With several threads PyTorch
     adds in another order each time, and two runs drift apart from the last digit; so do those of different devices.
+
+    Attributes:
+        method_name: of the method whose settings these are.
     """
+
+    method_name: ClassVar[str] = "plain"
 
     def __init__(
         self,
@@ -37,7 +42,7 @@ class ScheduledTrainer(nnUNetTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's signature
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.settings = resolve_settings(self.plans_manager.plans)
+        self.settings = resolve_settings(self.plans_manager.plans, self.method_name)
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         # nnU-Net validates on one patch batch for five training batches

@@ -1,166 +1,198 @@
-"""The settings of a training run, read from the plans JSON."""
+"""The settings of a training run, read from the plans JSON: a schedule that all methods share, and the method's own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any
 
 from nnunet_ima.datasets.tasks import find_task
-from nnunet_ima.ranges import Range as _Range
+from nnunet_ima.methods import Run, make_method, options
+from nnunet_ima.methods.base import Noise, Steps
+from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.ranges import Choice, Range, Text, check_values
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Fewer, larger steps; the first one rides on the gradient of the clean pass.
-    "default": {"pgd_steps": 7, "alpha": 4.0, "start": "gradient", "bisection_tolerance": 0.05},
-    # Algorithm 3 with the paper's numbers.
-    "paper": {"pgd_steps": 20, "alpha": 4.0, "start": "random", "bisection_tolerance": 0.01},
+# What the attack of each method spends. The paper's numbers are the defaults of the methods themselves.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # Fewer, larger steps; IMA's first one rides on the gradient of the clean pass.
+    "default": {
+        "ima": {"steps": 7, "alpha": 4.0, "start": "gradient", "bisection_tolerance": 0.05},
+        **{method: {"steps": 7} for method in ("adv", "trades", "fat", "gairat", "te", "mma")},
+        "ddn": {"steps": 10, "gamma": 0.2},
+    },
+    "paper": {},
 }
+OF_ONE_LEVEL = ("adv", "trades", "fat", "gairat", "te")
+"""Methods that train at one noise level; others search margins up to a largest one."""
+FORMER = {"eps_max": "eps", "pgd_steps": "steps"}
+"""Names that release 0.1 gave to settings of IMA → names."""
+UNKNOWN_TASK = {"eps": 0.1, "delta": 0.005}
+"""Margins of a data set that no task is known for: RMS noise in σ."""
+
+Whole = Annotated[int, Range(1, closed=True, whole=True)]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of IMA training; key "ima" of the plans JSON holds any subset of them.
+    """Settings of a training; the keys "schedule" and that of the method in the plans JSON hold any subset of them.
 
-    Margins (`eps_max`, `delta`, `robust_eps`) are in the paper's unit: the L2 norm on a network input of
-    `reference_elements` elements, in standard deviations of the normalised image. With the default of one
-    reference element the unit is RMS noise per voxel. For the L∞ norm they are the largest change of a voxel.
+    Noise (`robust_eps`, and all of the methods) is in the paper's unit: the norm on a network input of
+    `reference_elements` elements, in standard deviations of the normalised image. With the default of one reference
+    element the unit of L2 is RMS noise per voxel. For the L∞ norm it is the largest change of a voxel.
 
     Attributes:
-        preset: "default" (few, better steps) or "paper" (20 steps); it fills the attack's settings not given.
-        norm: "L2" or "Linf".
-        eps_max: largest margin.
-        delta: margin expansion per epoch; also the first margin.
-        reference_elements: N_ref, the number of elements at which an L2 margin is quoted.
-        beta: weight of the boundary samples in the loss, in [0, 1].
-        pgd_steps: gradient steps of one attack (N_PGD).
-        alpha: step factor; each step has the size alpha * margin / pgd_steps.
-        start: "random" (Algorithm 3) or "gradient": the first step follows the gradient of the clean pass,
-            which is computed anyway.
-        bisection_tolerance: length, as a share of the margin, at which the search for the boundary ends.
-        bisection_steps: most evaluations of that search (N_bin).
+        method: name in `METHODS`.
+        options: the method's own settings; see `nnunet_ima.methods`.
+        preset: "default" (few, better steps) or "paper"; it fills settings of the method that are not given.
+        norm: of all noise, name in `NORMS`.
+        reference_elements: N_ref, the number of elements at which an L2 norm is quoted.
         tau: Dice at which the model counts as right on a patch.
         reduction: how the Dice of the classes present is reduced: "mean", "max" (the reference) or "min".
-        margin_key: what has a margin of its own: "sample" (in 2D a slice of a case, in 3D a case) or "case".
         epochs: number of epochs.
         iterations_per_epoch: optimiser steps per epoch.
         snapshot_interval: epochs between two snapshots; a resumable checkpoint is written as often.
         robust_interval: epochs between two measurements of the robust validation Dice; 0 switches it off.
-        robust_eps: noise of that measurement; None takes half of eps_max.
+        robust_eps: noise of that measurement; by default the method's, or half of its largest margin.
         robust_steps: PGD steps of that measurement.
         seed: seeds weights, data order, augmentation and attack.
         start_from: a finished training of the same data set to begin from: a results folder name such as
             "nnUNetTrainer__nnUNetPlans__2d", a path to such a folder or to a checkpoint file; None: from scratch.
     """
 
-    preset: str = "default"
-    norm: str = "L2"
-    eps_max: float = 0.1
-    delta: float = 0.005
-    reference_elements: int = 1
-    beta: float = 0.5
-    pgd_steps: int = 7
-    alpha: float = 4.0
-    start: str = "gradient"
-    bisection_tolerance: float = 0.05
-    bisection_steps: int = 10
-    tau: float = 0.6
-    reduction: str = "mean"
-    margin_key: str = "sample"
-    epochs: int = 200
-    iterations_per_epoch: int = 250
-    snapshot_interval: int = 5
-    robust_interval: int = 5
-    robust_eps: float | None = None
-    robust_steps: int = 10
-    seed: int = 0
-    start_from: str | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work, naming the key."""
-        choices = {
-            "preset": tuple(PRESETS),
-            "norm": ("L2", "Linf"),
-            "start": ("random", "gradient"),
-            "reduction": ("mean", "max", "min"),
-            "margin_key": ("sample", "case"),
-        }
-        for key, allowed in choices.items():
-            if getattr(self, key) not in allowed:
-                msg = f'"ima": {key} must be one of {list(allowed)}, got {getattr(self, key)!r}'
-                raise ValueError(msg)
-        for key, values in _RANGES.items():
-            value = getattr(self, key)
-            if not values.holds(value) and not (key == "robust_eps" and value is None):
-                msg = f'"ima": {key} must be {values}, got {value!r}'
-                raise ValueError(msg)
-        if self.delta > self.eps_max:
-            msg = f'"ima": delta ({self.delta}) must not exceed eps_max ({self.eps_max})'
-            raise ValueError(msg)
-        if self.start_from is not None and not isinstance(self.start_from, str):
-            msg = f'"ima": start_from must be a folder name, a path or null, got {self.start_from!r}'
-            raise ValueError(msg)
+    method: str = "ima"
+    options: dict[str, Any] = field(default_factory=dict)
+    preset: Annotated[str, Choice(tuple(PRESETS))] = "default"
+    norm: Annotated[str, Choice(tuple(NORMS))] = "L2"
+    reference_elements: Whole = 1
+    tau: Annotated[float, Range(0, 1)] = 0.6
+    reduction: Annotated[str, Choice(("mean", "max", "min"))] = "mean"
+    epochs: Whole = 200
+    iterations_per_epoch: Whole = 250
+    snapshot_interval: Whole = 5
+    robust_interval: Annotated[int, Range(0, closed=True, whole=True)] = 5
+    robust_eps: Noise = 0.05
+    robust_steps: Steps = 10
+    seed: Annotated[int, Range(0, 2**32 - 1, closed=True, whole=True)] = 0
+    start_from: Annotated[str | None, Text("a folder name, a path or null")] = None
 
     def describe(self) -> str:
         """One line per setting, for logs."""
-        return "\n".join(f"  {key}: {value}" for key, value in asdict(self).items())
+        stored = self.as_dict()
+        own = {f"{self.method}.{key}": value for key, value in stored.pop("options").items()}
+        return "\n".join(f"  {key}: {value}" for key, value in (stored | own).items())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        stored: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return stored
 
 
-_RANGES = {
-    "eps_max": _Range(0),
-    "delta": _Range(0),
-    "reference_elements": _Range(1, closed=True, whole=True),
-    "beta": _Range(0, 1, closed=True),
-    "pgd_steps": _Range(1, closed=True, whole=True),
-    "alpha": _Range(0),
-    "bisection_tolerance": _Range(0, 1),
-    "bisection_steps": _Range(0, closed=True, whole=True),
-    "tau": _Range(0, 1),
-    "epochs": _Range(1, closed=True, whole=True),
-    "iterations_per_epoch": _Range(1, closed=True, whole=True),
-    "snapshot_interval": _Range(1, closed=True, whole=True),
-    "robust_interval": _Range(0, closed=True, whole=True),
-    "robust_eps": _Range(0),
-    "robust_steps": _Range(1, closed=True, whole=True),
-    "seed": _Range(0, 2**32 - 1, closed=True, whole=True),
-}
+SCHEDULE = tuple(entry.name for entry in fields(Settings) if entry.name not in ("method", "options"))
+"""Names of the settings that all methods share."""
+LOOKS = ("snapshot_interval", "robust_interval", "robust_eps", "robust_steps")
+"""Those that decide nothing about the weights."""
 
 
-def resolve_settings(plans: Mapping[str, Any]) -> Settings:
+def resolve_settings(plans: Mapping[str, Any], method: str = "ima") -> Settings:
     """Return the settings of a training.
 
-    Later sources win, key by key: the defaults, the preset, the packaged plan of the task that the data set
-    belongs to, the key "ima" of the plans JSON.
+    Later sources win, key by key: the defaults, the preset, the packaged plan of the task that the data set belongs to,
+    the plans JSON. There "schedule" holds what all methods share and, say, "adv" what is that method's own; "ima" may
+    hold both, as in release 0.1, and its schedule is every method's where "schedule" says nothing else.
 
     Args:
         plans: the plans JSON.
+        method: name in `METHODS`.
 
     Raises:
         ValueError: a key is unknown or a value impossible, or margins are missing because the task's are quoted in
             another norm; the message names the key.
     """
-    given = plans.get("ima", {})
-    if not isinstance(given, Mapping):
-        msg = f'"ima" in the plans JSON must be an object of settings, got {given!r}'
-        raise ValueError(msg)
-    validate_keys(given)
     task = find_task(plans["dataset_name"])
-    chosen = {**(task.ima if task else {}), **given}
-    if task and chosen["norm"] != task.ima["norm"]:
+    former, shared, own = (_objects(plans, key) for key in ("ima", "schedule", method))
+    former = {FORMER.get(key, key): value for key, value in former.items()}
+    _refuse_unknown("schedule", shared, SCHEDULE)
+    _refuse_unknown("ima", former, (*SCHEDULE, *options("ima")))
+    packaged = {FORMER.get(key, key): value for key, value in (task.ima if task else {}).items()}
+    known = {**packaged, **former, **shared}
+    schedule = {key: value for key, value in known.items() if key in SCHEDULE}
+    if schedule.get("robust_eps", 0) is None:
+        del schedule["robust_eps"]
+    _check("schedule", schedule)
+    margins = {key: known.get(key, UNKNOWN_TASK[key]) for key in UNKNOWN_TASK}
+    chosen = dict(PRESETS[schedule.get("preset", Settings.preset)].get(method, {}))
+    if method == "ima":
+        given = {key: value for key, value in former.items() if key not in SCHEDULE}
+        chosen |= margins | given
+        inherited = [key for key in UNKNOWN_TASK if key in packaged and chosen[key] == packaged[key]]
+    else:
+        given = {key: value for key, value in own.items() if method != "plain"}
+        _refuse_unknown(method, given, tuple(options(method)))
+        chosen |= _usual_noise(method, margins["eps"]) | given
+        inherited = ["eps"] if "eps" in chosen and "eps" not in given and margins["eps"] == packaged.get("eps") else []
+    norm = schedule.get("norm", Settings.norm)
+    if task and norm != packaged["norm"] and inherited:
         # prepared data sets carry the task's numbers in their plans
-        if inherited := [key for key in ("eps_max", "delta") if chosen[key] == task.ima[key]]:
-            msg = (
-                f'"ima": with the norm {chosen["norm"]} {task.name} needs {" and ".join(inherited)} of its own, the '
-                f"task's being quoted in {task.ima['norm']}; for example eps_max=0.1 delta=0.01"
-            )
-            raise ValueError(msg)
-    preset = chosen.get("preset", Settings.preset)
-    if preset not in PRESETS:
-        msg = f'"ima": preset must be one of {list(PRESETS)}, got {preset!r}'
+        example = " ".join(f"{key}={UNKNOWN_TASK[key]}" for key in inherited)
+        msg = (
+            f'"{method}": with the norm {norm} {task.name} needs {" and ".join(inherited)} of its own, the task\'s '
+            f"being quoted in {packaged['norm']}; for example {example}"
+        )
         raise ValueError(msg)
-    return Settings(**{**PRESETS[preset], **chosen})
+    given_options = {key: chosen.get(key, default) for key, default in options(method).items()}
+    settings = Settings(method=method, options=given_options, **schedule)
+    _try_out(settings)
+    if "robust_eps" in schedule:
+        return settings
+    eps = given_options.get("eps", margins["eps"])
+    return replace(settings, robust_eps=eps if method in OF_ONE_LEVEL else eps / 2)
 
 
-LOOKS = ("snapshot_interval", "robust_interval", "robust_eps", "robust_steps")
+def _usual_noise(method: str, largest: float) -> dict[str, float]:
+    """Noise of a method where nobody has chosen any, given IMA's largest margin.
+
+    Methods with margins go as far as IMA; those of one level take half of it.
+    """
+    if method == "plain":
+        return {}
+    if method == "ddn":
+        return {"eps": largest, "first": largest / 8}
+    return {"eps": largest / 2 if method in OF_ONE_LEVEL else largest}
+
+
+def _try_out(settings: Settings) -> None:
+    """Let the method refuse impossible options before any work is done."""
+    run = Run((), settings.epochs, Budget(settings.norm, 1, settings.reference_elements), augmented=True)
+    try:
+        make_method(settings.method, run, settings.options)
+    except ValueError as error:
+        msg = f'"{settings.method}": {error}'
+        raise ValueError(msg) from error
+
+
+def _objects(plans: Mapping[str, Any], key: str) -> dict[str, Any]:
+    given = plans.get(key, {})
+    if not isinstance(given, Mapping):
+        msg = f'"{key}" in the plans JSON must be an object of settings, got {given!r}'
+        raise ValueError(msg)
+    return dict(given)
+
+
+def _check(where: str, values: Mapping[str, Any]) -> None:
+    try:
+        check_values(Settings, values)
+    except ValueError as error:
+        msg = f'"{where}": {error}'
+        raise ValueError(msg) from error
+
+
+def _refuse_unknown(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in given:
+        if key not in known:
+            msg = f'"{where}": unknown setting {key!r}; known are {", ".join(known)}'
+            raise ValueError(msg)
 
 
 def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: str) -> None:
@@ -170,17 +202,18 @@ def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: s
     about the weights: how often and how a training is looked at.
 
     Args:
-        stored: settings in the checkpoint.
+        stored: settings in the checkpoint, as `Settings.as_dict` gives them, or those of IMA in release 0.1.
         settings: those in force.
         file: the checkpoint, for the message.
 
     Raises:
         ValueError: some differ; the message names them.
     """
-    now = asdict(settings)
+    before, now = ({**it, **it.pop("options", {})} for it in (dict(stored), settings.as_dict()))
+    before = {FORMER.get(key, key): value for key, value in before.items()}
     differing = [
         f"{key} was {value!r}, now {now.get(key)!r}"
-        for key, value in stored.items()
+        for key, value in before.items()
         if now.get(key) != value and key not in LOOKS
     ]
     if differing:
@@ -191,10 +224,27 @@ def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: s
         raise ValueError(msg)
 
 
-def validate_keys(given: Mapping[str, Any]) -> None:
-    """Raise ValueError if a key is not the name of a setting."""
-    known = [field.name for field in fields(Settings)]
-    for key in given:
-        if key not in known:
-            msg = f'"ima": unknown setting {key!r}; known are {", ".join(known)}'
-            raise ValueError(msg)
+def change_settings(plans: Mapping[str, Any], method: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plans with other settings: what all methods share goes under "schedule", the rest under the method.
+
+    A name that both have, such as FAT's tau, is the method's; "schedule.tau" names the other one.
+
+    Args:
+        plans: the plans JSON.
+        method: name in `METHODS`.
+        changes: values by name; they are checked when the plans are used, see `resolve_settings`.
+    """
+    own, shared = _objects(plans, method), _objects(plans, "schedule")
+    for key, value in changes.items():
+        name = FORMER.get(key, key) if method == "ima" else key
+        plain = key.removeprefix("schedule.")
+        if plain in SCHEDULE and (plain != key or name not in options(method)):
+            shared[plain] = value
+        else:
+            own[name] = value
+    for former, name in FORMER.items():
+        if name in own:
+            own.pop(former, None)
+    if method == "ima":
+        own = {key: value for key, value in own.items() if key not in shared}
+    return dict(plans) | ({method: own} if own else {}) | ({"schedule": shared} if shared else {})

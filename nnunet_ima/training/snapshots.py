@@ -31,7 +31,7 @@ class Snapshot:
         clean_dice: mean foreground pseudo-Dice on clean validation patches (the same patches in every epoch).
         robust_dice: the same under PGD at `robust_eps`; None if that epoch did not measure it.
         robust_eps: noise of that attack, in the unit of the settings.
-        mean_margin: mean margin of the training cases, in the unit of the settings.
+        mean_margin: mean margin of the training samples, in the unit of the settings; None: the method has none.
         largest_margin: largest of them.
     """
 
@@ -40,8 +40,8 @@ class Snapshot:
     clean_dice: float
     robust_dice: float | None
     robust_eps: float
-    mean_margin: float
-    largest_margin: float
+    mean_margin: float | None
+    largest_margin: float | None
 
 
 def read_snapshots(fold_folder: Path) -> list[Snapshot]:
@@ -56,7 +56,10 @@ def read_snapshots(fold_folder: Path) -> list[Snapshot]:
 
 
 def _entries(index: Path) -> list[dict[str, Any]]:
-    content = read_json(index, missing="no snapshots have been taken there; train with -tr nnUNetTrainerIMA first")
+    content = read_json(
+        index,
+        missing="no snapshots have been taken there; train with nnUNetTrainerIMA or its siblings first",
+    )
     entries = content.get("snapshots") if isinstance(content, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         msg = f"{index} is no index of snapshots: it holds no list of entries"
@@ -76,7 +79,8 @@ def _snapshot(entry: dict[str, Any], place: int, index: Path) -> Snapshot:
         elif name == "epoch":
             fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
         else:
-            fits, expected = _is_number(value) or (name == "robust_dice" and value is None), "a finite number"
+            fits = _is_number(value) or (value is None and name in ("robust_dice", "mean_margin", "largest_margin"))
+            expected = "a finite number"
         if not fits:
             msg = f"{index}: {name} of entry {place} must be {expected}, got {reprlib.repr(value)}; remove the entry"
             raise ValueError(msg)
@@ -113,7 +117,8 @@ def add_snapshot(fold_folder: Path, snapshot: Snapshot) -> None:
 def choose(snapshots: Sequence[Snapshot], min_dice: float) -> Snapshot:
     """Return the snapshot with the largest margin whose clean Dice is at least `min_dice`.
 
-    Once the largest margin of all cases has reached its limit, the mean margin tells them apart, then the clean Dice.
+    Once the largest margin of all samples has reached its limit, the mean margin tells them apart, then the clean Dice.
+    Of a method without margins it is the one of the highest robust Dice, among those whose robust Dice was measured.
 
     Raises:
         ValueError: none is good enough; the message names the best.
@@ -124,7 +129,16 @@ def choose(snapshots: Sequence[Snapshot], min_dice: float) -> Snapshot:
         found = f"the best, of epoch {best.epoch}, has {best.clean_dice:.4f}" if best else "there is none"
         msg = f"no snapshot has a clean Dice of at least {min_dice:g}; {found}"
         raise ValueError(msg)
-    return max(acceptable, key=lambda snapshot: (snapshot.largest_margin, snapshot.mean_margin, snapshot.clean_dice))
+    return max(acceptable, key=_robustness)
+
+
+def _robustness(snapshot: Snapshot) -> tuple[float, ...]:
+    return (
+        snapshot.largest_margin or 0.0,
+        snapshot.mean_margin or 0.0,
+        -1.0 if snapshot.largest_margin is not None or snapshot.robust_dice is None else snapshot.robust_dice,
+        snapshot.clean_dice,
+    )
 
 
 def table(snapshots: Sequence[Snapshot], chosen: Snapshot) -> str:
@@ -136,9 +150,13 @@ def table(snapshots: Sequence[Snapshot], chosen: Snapshot) -> str:
             robust = f"{snapshot.robust_dice:.4f} at ε = {snapshot.robust_eps:g}"
         lines.append(
             f"{'>' if snapshot == chosen else ' '} {snapshot.epoch:>5}  {snapshot.clean_dice:>10.4f}  {robust:>18}  "
-            f"{snapshot.mean_margin:>11.4g}  {snapshot.largest_margin:>14.4g}"
+            f"{_shown(snapshot.mean_margin):>11}  {_shown(snapshot.largest_margin):>14}"
         )
     return "\n".join(lines)
+
+
+def _shown(margin: float | None) -> str:
+    return "-" if margin is None else f"{margin:.4g}"
 
 
 def load_snapshot(fold_folder: Path, snapshot: Snapshot) -> dict[str, Any]:

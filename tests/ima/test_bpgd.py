@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
@@ -12,14 +12,9 @@ from torch import Tensor, nn
 
 from nnunet_ima.ima.bpgd import BoundarySamples, Search, bpgd
 from nnunet_ima.perturbation.norms import L2, NORMS
-from nnunet_ima.tasks.criteria import ArgmaxCriterion, Criterion, DiceCriterion
-from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return F.cross_entropy(logits, target, reduction="none")
+from nnunet_ima.tasks.base import Task
+from nnunet_ima.tasks.classification import Classification
+from nnunet_ima.tasks.segmentation import Segmentation
 
 
 @dataclass
@@ -27,8 +22,7 @@ class Problem:
     model: Callable[[Tensor], Tensor]
     x: Tensor
     y: Tensor
-    criterion: Criterion
-    loss: Loss
+    task: Task = field(default_factory=Classification)
 
     def attack(
         self, eps: float | Tensor, norm: str = "L2", seed: int = 0, rows: slice | None = None, **options
@@ -36,7 +30,7 @@ class Problem:
         x, y = (self.x, self.y) if rows is None else (self.x[rows], self.y[rows])
         x = x.clone().requires_grad_()
         logits = self.model(x)
-        gradient = torch.autograd.grad(self.loss(logits, y).sum(), x)[0]
+        gradient = torch.autograd.grad(self.task.loss(logits, y).sum(), x)[0]
         if not options.pop("free_gradient", True):
             gradient = None
         return bpgd(
@@ -45,9 +39,8 @@ class Problem:
             y,
             torch.as_tensor(eps).expand(len(x)).clone(),
             norm=NORMS[norm],
-            criterion=self.criterion,
-            loss=self.loss,
-            score=self.criterion.score(logits.detach(), y),
+            task=self.task,
+            score=self.task.score(logits.detach(), y),
             expansion=options.pop("expansion", 0.1),
             generator=torch.Generator().manual_seed(seed),
             gradient=gradient,
@@ -61,7 +54,7 @@ def linear() -> Problem:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(2, 12, generator=generator)
     x = torch.randn(40, 12, generator=generator)
-    return Problem(lambda z: z @ weight.T, x, (x @ weight.T).argmax(1), ArgmaxCriterion(), cross_entropy)
+    return Problem(lambda z: z @ weight.T, x, (x @ weight.T).argmax(1))
 
 
 @pytest.fixture
@@ -72,13 +65,13 @@ def network() -> Problem:
         nn.Conv2d(1, 8, 3), nn.InstanceNorm2d(8, affine=True), nn.Tanh(), nn.Flatten(), nn.Linear(8 * 36, 3)
     )
     x = torch.randn(12, 1, 8, 8)
-    return Problem(model, x, model(x).argmax(1), ArgmaxCriterion(), cross_entropy)
+    return Problem(model, x, model(x).argmax(1))
 
 
 def distances(problem: Problem, norm: str) -> Tensor:
     """Distance of each sample to the boundary of a linear classifier: lead over the dual norm of its gradient."""
     x = problem.x.clone().requires_grad_()
-    lead = problem.criterion.score(problem.model(x), problem.y)
+    lead = problem.task.score(problem.model(x), problem.y)
     gradient = torch.autograd.grad(lead.sum(), x)[0]
     return lead.detach() / (gradient.norm(dim=1) if norm == "L2" else gradient.abs().sum(1))
 
@@ -92,7 +85,7 @@ def test_margins_on_a_linear_classifier(linear: Problem, norm: str, search: Sear
     assert torch.equal(found.crossed, distance < eps)
     torch.testing.assert_close(found.size[found.crossed], distance[found.crossed], rtol=0.01, atol=0)
     assert (found.size <= eps * (1 + 1e-5)).all()
-    leads = linear.criterion.score(linear.model(found.x), linear.y)
+    leads = linear.task.score(linear.model(found.x), linear.y)
     assert leads[found.crossed].abs().max() < 0.02
     assert (leads[~found.crossed] > 0).all()
 
@@ -121,8 +114,7 @@ def test_margins_on_a_linear_segmenter() -> None:
     x[:, 0, 2, 2] = lead / 3
     y = torch.zeros(4, 1, 5, 5, dtype=torch.int16)
     y[:, 0, 2, 2] = 1
-    criterion = DiceCriterion(0.6)
-    problem = Problem(model, x, y, criterion, lambda logits, target: segmentation_loss(logits, target, Labels()))
+    problem = Problem(model, x, y, Segmentation(tau=0.6))
     found = problem.attack(0.5, expansion=0.01, search=Search(steps=20, tolerance=0.001))
     distance = lead / weight.norm()
     assert found.crossed.tolist() == [True, True, True, False]
@@ -133,7 +125,7 @@ def test_margins_on_a_linear_segmenter() -> None:
 @pytest.mark.parametrize("free_gradient", [True, False])
 def test_a_sample_does_not_depend_on_its_batch_mates(network: Problem, free_gradient: bool) -> None:
     together = network.attack(3.0, free_gradient=free_gradient)
-    other = Problem(network.model, network.x.clone(), network.y, network.criterion, network.loss)
+    other = Problem(network.model, network.x.clone(), network.y)
     other.x[1:] = other.x[1:].flip(0) * 1.5
     other.y = other.model(other.x).argmax(1)
     mixed = other.attack(3.0, free_gradient=free_gradient)
@@ -186,7 +178,7 @@ def test_passes_are_counted(network: Problem) -> None:
         passes.append(len(x))
         return network.model(x)
 
-    found = Problem(counted, network.x, network.y, network.criterion, network.loss).attack(3.0)
+    found = Problem(counted, network.x, network.y).attack(3.0)
     assert int(found.forward.sum()) == sum(passes[1:])  # the first is the clean pass
 
 
@@ -210,8 +202,6 @@ def test_noise_stays_where_it_is_free(network: Problem) -> None:
         lambda z: network.model(z[:, :1] + z[:, 1:]),
         network.x.repeat(1, 2, 1, 1) / 2,
         network.y,
-        network.criterion,
-        network.loss,
     )
     free = torch.zeros(1, 2, 1, 1)
     free[:, 0] = 1
@@ -229,7 +219,7 @@ def test_a_vanished_gradient_at_the_start_falls_back_to_the_random_start() -> No
         return torch.stack([lead, -lead], 1)
 
     x = torch.full((8, 3), 1e-4)
-    problem = Problem(model, x, torch.zeros(8, dtype=torch.long), ArgmaxCriterion(), cross_entropy)
+    problem = Problem(model, x, torch.zeros(8, dtype=torch.long))
     found = problem.attack(1.0, expansion=0.2)
     assert (found.size > 0.05).sum() >= 6
     assert found.crossed.any()
@@ -245,7 +235,7 @@ def test_not_a_number_counts_as_wrong(linear: Problem) -> None:
     def broken(x: Tensor) -> Tensor:
         return linear.model(x) * torch.where((x - linear.x).abs().sum(1, keepdim=True) > 0, torch.nan, 1.0)
 
-    problem = Problem(broken, linear.x, linear.y, linear.criterion, linear.loss)
+    problem = Problem(broken, linear.x, linear.y)
     found = problem.attack(1.0, search=Search(steps=3, bisections=0))
     assert found.crossed.all()
     assert found.x.isfinite().all()

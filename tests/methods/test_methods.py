@@ -8,20 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunet_ima.classification.learner import ClassifierLearner, MixedPrecision
 from nnunet_ima.methods import METHODS, Method, Run, make_method, options, parse_method
-from nnunet_ima.methods.ascent import climb
+from nnunet_ima.methods.base import Step
+from nnunet_ima.methods.climb import climb
 from nnunet_ima.methods.ddn import DecoupledDirectionNorm
 from nnunet_ima.methods.fat import Friendly
 from nnunet_ima.methods.gairat import GeometryAware
 from nnunet_ima.methods.ima import IncreasingMargin
 from nnunet_ima.methods.mma import MaxMargin
-from nnunet_ima.methods.trades import divergence
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import L2, NORMS
+from nnunet_ima.tasks.classification import Classification
 
 SIZE = 6
 NAMES = tuple(f"image {number}" for number in range(24))
-NOISY = [name for name in METHODS if name != "ce"]
+NOISY = [name for name in METHODS if name != "plain"]
 
 
 class Recorder(nn.Module):
@@ -39,13 +41,22 @@ class Recorder(nn.Module):
 
 def run(epochs: int = 10, norm: str = "L2", names: Sequence[str] = NAMES, reference: int = 4 * SIZE**2) -> Run:
     """A training on images of a quarter of the reference's pixels: ε on them is half as large."""
-    return Run(tuple(names), epochs, NORMS[norm], Budget(norm, SIZE**2, reference))
+    return Run(tuple(names), epochs, Budget(norm, SIZE**2, reference))
 
 
 def built(name: str, training: Run | None = None, eps: float = 0.5, **given: float) -> Method:
-    method = make_method(name, training or run(), given | ({"eps": eps} if name != "ce" else {}))
-    method.begin_epoch(0, torch.Generator().manual_seed(0))
+    method = make_method(name, training or run(), given | ({"eps": eps} if name != "plain" else {}))
+    method.begin_epoch(0)
     return method
+
+
+def learner(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str], seed: int = 0) -> ClassifierLearner:
+    generator = torch.Generator().manual_seed(seed)
+    return ClassifierLearner(MixedPrecision(model, False), x, y, names, Classification(), generator)
+
+
+def step(method: Method, model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str], seed: int = 0) -> Step:
+    return method.step(learner(model, x, y, names, seed))
 
 
 def problem() -> tuple[Tensor, Tensor]:
@@ -91,11 +102,11 @@ def test_a_few_steps_lower_the_loss(name: str) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
     for epoch in range(12):
-        method.begin_epoch(epoch if name == "ima" else 0, torch.Generator().manual_seed(0))
+        method.begin_epoch(epoch if name == "ima" else 0)
         optimizer.zero_grad()
-        loss, log = method.step(model, x, y, NAMES)
-        loss.backward()
+        loss, log = step(method, model, x, y, NAMES)
         optimizer.step()
+        method.learnt(model)
         losses.append(loss.item())
         assert log["forward"] >= len(x)
         assert log["backward"] >= len(x)
@@ -112,7 +123,7 @@ def test_what_the_network_learns_from_is_inside_the_ball(name: str, norm: str) -
     training = run(norm=norm)
     method = built(name, training, eps=eps)
     model = Recorder(network())
-    loss, _ = method.step(model, x, y, NAMES)
+    loss, _ = step(method, model, x, y, NAMES)
     learnt = [seen for seen in model.seen if len(seen) == len(model.seen[-1])][-1]
     bound = training.budget.effective(eps) * (1.05 if name == "mma" else 1)
     nearest = torch.stack([NORMS[norm].size(x - image).min() for image in learnt])
@@ -140,7 +151,7 @@ def test_unknown_and_missing_settings_are_refused() -> None:
         make_method("adv", run(), {})
     with pytest.raises(ValueError, match="L2 norm only"):
         make_method("ddn", run(norm="Linf"), {"eps": 1})
-    assert options("ce") == {}
+    assert options("ce") == options("plain") == {}
 
 
 def test_ima_margins_of_a_linear_classifier_are_its_distances() -> None:
@@ -150,8 +161,8 @@ def test_ima_margins_of_a_linear_classifier_are_its_distances() -> None:
     method = built("ima", training, eps=1.0, bisection_tolerance=0.001)
     assert isinstance(method, IncreasingMargin)
     for epoch in range(20):
-        method.begin_epoch(epoch, torch.Generator().manual_seed(epoch))
-        method.step(model, x, y, names)
+        method.begin_epoch(epoch)
+        step(method, model, x, y, names, epoch)
         method.end_epoch()
         margins = torch.tensor([method.margins()[name] for name in names]) / 2
         if epoch == 9:
@@ -169,8 +180,8 @@ def test_mma_margins_of_a_linear_classifier_are_its_distances() -> None:
     assert isinstance(method, MaxMargin)
     score = model(x)[torch.arange(8), y] - model(x)[torch.arange(8), 1 - y]
     for epoch in range(3):
-        method.begin_epoch(epoch, torch.Generator().manual_seed(epoch))
-        nearest = method.nearest(model, x, y, score.detach(), names)
+        nearest = method.nearest(model, learner(model, x, y, names, epoch), torch.arange(8), score.detach())
+        method.end_epoch()
     assert torch.allclose(nearest.distance, distance, rtol=0.05)
     assert torch.allclose(L2().size(nearest.x - x), nearest.distance, atol=1e-5)
     wrong_side = model(nearest.x).detach()
@@ -183,7 +194,7 @@ def test_ddn_noise_on_a_linear_classifier_has_its_distance() -> None:
     model, x, y, distance = far_and_near()
     method = built("ddn", run(names=[""] * 8), eps=1.0, steps=200, first=0.2)
     assert isinstance(method, DecoupledDirectionNorm)
-    noise = method.attack(model, x, y)
+    noise = method.attack(model, learner(model, x, y, [""] * 8))
     assert torch.allclose(L2().size(noise), distance, rtol=0.1, atol=0.01)
     assert bool((model(x + noise).argmax(1) != y).all())
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
@@ -194,7 +205,7 @@ def test_images_that_are_wrong_are_learnt_as_they_are_by_ima_and_mma_and_ddn() -
     for name in ("ima", "mma", "ddn"):
         method = built(name, run(names=[str(i) for i in range(8)]), eps=1.0)
         seen = Recorder(model)
-        loss, log = method.step(seen, x, 1 - y, [str(i) for i in range(8)])
+        loss, log = step(method, seen, x, 1 - y, [str(i) for i in range(8)])
         assert log.get("attacked", 0) == 0
         if name != "ddn":
             assert all(torch.equal(batch, x) for batch in seen.seen if len(batch))
@@ -205,7 +216,7 @@ def test_mma_leaves_images_with_a_sufficient_margin_alone() -> None:
     model, x, y, _ = far_and_near()
     names = [str(i) for i in range(8)]
     method = built("mma", run(names=names), eps=0.04, clean_share=0.0)  # 0.02 on these images, nearer than all
-    loss, log = method.step(model, x, y, names)
+    loss, log = step(method, model, x, y, names)
     assert loss.item() == 0
     assert log["crossed"] == 0
 
@@ -216,14 +227,23 @@ def test_friendly_noise_stops_when_it_misleads() -> None:
     method = built("fat", run(names=names), eps=2.0, steps=50, alpha=50 * 0.02)
     assert isinstance(method, Friendly)
     for epoch, patience in ((0, 0), (4, 0), (5, 1), (9, 2)):
-        method.begin_epoch(epoch, torch.Generator())
+        method.begin_epoch(epoch)
         assert method.patience == patience
-    zero = torch.zeros_like(x)
+    zero, task = torch.zeros_like(x), Classification()
     eps = torch.full((8,), 1.0)
     sizes = []
     for patience in (0, 1, 2):
         found = climb(
-            model, x, y, method.cross_entropy, norm=L2(), eps=eps, steps=50, factor=1.0, start=zero, patience=patience
+            model,
+            x,
+            lambda logits, rows: task.loss(logits, y[rows]),
+            norm=L2(),
+            eps=eps,
+            steps=50,
+            factor=1.0,
+            start=zero,
+            right=lambda logits, rows: task.score(logits, y[rows]) >= 0,
+            patience=patience,
         )
         sizes.append(L2().size(found.x - x))
         assert bool((model(found.x).argmax(1) != y).all())
@@ -239,42 +259,26 @@ def test_geometry_aware_weights_favour_images_near_the_boundary() -> None:
     assert weights.mean().item() == pytest.approx(1)
     expected = (1 + torch.tanh(-1 + 5 * (1 - 2 * torch.tensor([0, 5, 10]) / 10))) / 2
     assert torch.allclose(weights, expected / expected.mean())
-    assert not method.weighing
-    method.begin_epoch(5, torch.Generator())
-    assert method.weighing
+    assert not method.counts
+    method.begin_epoch(5)
+    assert method.counts
 
 
 def test_the_number_of_steps_that_an_image_stood_is_counted() -> None:
     model, x, y, distance = far_and_near()
+    task = Classification()
     found = climb(
         model,
         x,
-        y,
-        built("adv").cross_entropy,
+        lambda logits, rows: task.loss(logits, y[rows]),
         norm=L2(),
         eps=torch.full((8,), 1.0),
         steps=50,
         factor=1.0,  # steps of 0.02
         start=torch.zeros_like(x),
+        right=lambda logits, rows: task.score(logits, y[rows]) >= 0,
     )
     assert torch.equal(found.right, torch.ceil(distance / 0.02).long())
-
-
-def test_divergence_is_that_of_kullback_and_leibler() -> None:
-    clean, noisy = torch.randn(5, 3), torch.randn(5, 3)
-    p, q = clean.softmax(1), noisy.softmax(1)
-    assert torch.allclose(divergence(noisy, clean), (p * (p / q).log()).sum(1), atol=1e-6)
-    assert torch.isfinite(divergence(1e3 * noisy, 1e3 * clean)).all()
-
-
-def test_class_weights_weigh_every_method() -> None:
-    x, y = problem()
-    weights = torch.tensor([0.0, 2.0])
-    weighted = Run(NAMES, 10, L2(), Budget("L2", SIZE**2, SIZE**2), weights)
-    method = make_method("ce", weighted, {})
-    model = network()
-    only = nn.functional.cross_entropy(model(x[y == 1]), y[y == 1])
-    assert method.step(model, x, y, NAMES).loss.item() == pytest.approx(only.item(), rel=1e-5)
 
 
 def test_attacks_run_in_evaluation_mode_and_learning_does_not() -> None:
@@ -285,7 +289,7 @@ def test_attacks_run_in_evaluation_mode_and_learning_does_not() -> None:
     for name in NOISY:
         modes.clear()
         model.train()
-        built(name).step(model, x, y, NAMES)
+        step(built(name), model, x, y, NAMES)
         assert (True, True) in modes, name
         assert (True, False) not in modes, name
         assert model.training
