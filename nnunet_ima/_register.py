@@ -22,22 +22,21 @@ if TYPE_CHECKING:
 HOST = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer"
 """The nnU-Net module on which the trainers appear; the first one that nnU-Net's lookup asks."""
 
-TRAINERS = "nnunet_ima.training.trainers"
-"""Module that holds them."""
+MODULE = "nnunet_ima.training.trainers"
 
 
-def trainer_names() -> list[str]:
-    """Return the names of our trainers, one for each method."""
+def trainers() -> dict[str, str]:
+    """Return the module of each of our trainers by its name: one for each method."""
     from nnunet_ima._methods import METHODS
 
-    return [trainer for _, trainer in METHODS.values()]
+    return {trainer: MODULE for _, trainer in METHODS.values()}
 
 
 def load_trainer(name: str) -> Any:
     """Import and return one of our trainer classes.
 
     Args:
-        name: One of `trainer_names`.
+        name: A key of `trainers`.
 
     Raises:
         ImportError: If the import fails with an AttributeError, which nnU-Net's `hasattr` would turn into
@@ -46,9 +45,9 @@ def load_trainer(name: str) -> Any:
     from importlib import import_module
 
     try:
-        return getattr(import_module(TRAINERS), name)
+        return getattr(import_module(trainers()[name]), name)
     except AttributeError as error:
-        msg = f"nnunet_ima could not load its trainer {name} from {TRAINERS}: {error}"
+        msg = f"nnunet_ima could not load its trainer {name} from {trainers()[name]}: {error}"
         raise ImportError(msg) from error
 
 
@@ -59,7 +58,7 @@ def attach(module: ModuleType) -> None:
         return  # a reload keeps the module's dictionary
 
     def lookup(name: str) -> Any:
-        if name in trainer_names():
+        if name in trainers():
             return load_trainer(name)
         if earlier is not None:
             return earlier(name)

@@ -32,10 +32,11 @@ from torch import Tensor
 from nnunet_ima.commands._run import run_cli
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
-from nnunet_ima.ima.bpgd import Search
+from nnunet_ima.methods import options
 from nnunet_ima.perturbation.norms import per_sample
-from nnunet_ima.training.nnUNetTrainerIMA import nnUNetTrainerIMA
-from nnunet_ima.training.settings import PRESETS
+from nnunet_ima.training.robust import RobustTrainer
+from nnunet_ima.training.settings import PRESETS, change_settings
+from nnunet_ima.training.trainers import nnUNetTrainerIMA
 
 
 @dataclass(kw_only=True)
@@ -90,12 +91,12 @@ class Benchmark:
             self.output.parent.mkdir(parents=True, exist_ok=True)
             self.output.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
 
-    def _trainer(self) -> nnUNetTrainerIMA:
+    def _trainer(self) -> RobustTrainer:
         folder = nnunet_folder("nnUNet_preprocessed") / find_dataset(self.dataset)
         plans = read_plans(folder / f"{self.plans}.json")
         plans["continue_training"] = False
         PlansManager(plans).get_configuration(self.configuration)  # an unknown one is refused here
-        plans["ima"] = {**plans.get("ima", {}), "start_from": None, "preset": "default"}
+        plans = change_settings(plans, "ima", {"start_from": None, "preset": "default"})
         dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         trainer = nnUNetTrainerIMA(plans, self.configuration, self.fold, dataset_json, torch.device(self.device))
         trainer.initialize()
@@ -104,7 +105,7 @@ class Benchmark:
         epoch, trainer.current_epoch = trainer.current_epoch, 0
         trainer.on_train_start()
         trainer.current_epoch = epoch
-        table = trainer.margin_table
+        table = trainer.method.table
         table.load_state_dict({name: margin * self.margin_factor for name, margin in table.state_dict().items()})
         for group in trainer.optimizer.param_groups:
             group["lr"] = 0.0
@@ -137,7 +138,7 @@ class Found:
         return {name: getattr(self, name) / count for name in names} | {"attacked": self.attacked}
 
 
-def measure(trainer: nnUNetTrainerIMA, batches: int) -> dict[str, Any]:
+def measure(trainer: RobustTrainer, batches: int) -> dict[str, Any]:
     """Run each kind of step on each batch, in turn; medians of seconds, paired ratios, passes and peak memory."""
     kinds = _kinds(trainer)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -169,30 +170,30 @@ def measure(trainer: nnUNetTrainerIMA, batches: int) -> dict[str, Any]:
     }
 
 
-def _kinds(trainer: nnUNetTrainerIMA) -> dict[str, Callable[[Any], Any]]:
+def _kinds(trainer: RobustTrainer) -> dict[str, Callable[[Any], Any]]:
     """The steps to compare, by name; each returns what `Found.add` takes."""
-    settings = trainer.settings
 
     def plain(batch: dict[str, Any]) -> None:
         nnUNetTrainer.train_step(trainer, batch)
 
     def ours(preset: str) -> Callable[[Any], Any]:
         """Our step with the attack of a preset."""
-        chosen = replace(settings, preset=preset, **PRESETS[preset])
+        chosen = {**options("ima"), **PRESETS[preset].get("ima", {})}
+        changes = {key: chosen[key] for key in ("steps", "alpha", "start", "bisection_tolerance")}
 
         def step(batch: dict[str, Any]) -> Any:
-            trainer.settings = chosen
-            trainer.search = Search(chosen.pgd_steps, chosen.alpha, chosen.bisection_tolerance, chosen.bisection_steps)
-            results = []
-            original = trainer._attack
-            trainer._attack = lambda *arguments: results.append(original(*arguments)) or results[0]
+            method = replace(trainer.method, **changes)
+            method.table = trainer.method.table
+            results, original = [], method.attack
+            method.attack = lambda *arguments: results.append(original(*arguments)) or results[0]
+            trainer.method, former = method, trainer.method
             try:
                 trainer.train_step(batch)
             finally:
-                trainer._attack = original
-            got = results[0]
-            if got is None:
+                trainer.method = former
+            if not results:
                 return None
+            got = results[0]
             size = got.size / trainer.budget.scale
             return got.crossed, size, float(got.forward.sum()), float(got.backward.sum())
 
@@ -206,52 +207,48 @@ def _kinds(trainer: nnUNetTrainerIMA) -> dict[str, Callable[[Any], Any]]:
     }
 
 
-def textbook_step(trainer: nnUNetTrainerIMA, batch: dict[str, Any], steps: int = 20, bisections: int = 10) -> Any:
+def textbook_step(trainer: RobustTrainer, batch: dict[str, Any], steps: int = 20, bisections: int = 10) -> Any:
     """Algorithms 1 and 3 as written: the whole batch, all steps, all bisections, whatever has crossed."""
-    settings, norm, scale = trainer.settings, trainer.norm, trainer.budget.scale
-    x = batch["data"].to(trainer.device)
-    target = batch["target"] if isinstance(batch["target"], list) else [batch["target"]]
-    target = [t.to(trainer.device) for t in target]
-    y = target[0]
+    method, scale, learner = trainer.method, trainer.budget.scale, trainer.learner(batch)
+    norm, task, x, y = method.run.norm, trainer.task, learner.x, learner.y
     trainer.optimizer.zero_grad(set_to_none=True)
-    with trainer._attackable_network() as model, torch.no_grad():
-        right_at_start = trainer.criterion.score(model(x), y) >= 0
-    eps = trainer.margin_table.radius(trainer.sample_names(batch)).to(x) * scale
-    expansion = settings.delta * scale
+    with learner.attackable() as model, torch.no_grad():
+        right_at_start = task.score(model(x), y) >= 0
+    eps = method.table.radius(learner.names).to(x) * scale
+    expansion = method.table.delta * scale
     delta = torch.zeros_like(x)
     if right_at_start.any():  # the random start that our attack draws for the same samples
         chosen = right_at_start.nonzero()[:, 0]
-        delta[chosen] = norm.random(x[chosen], trainer._generator(trainer.iteration)) * per_sample(
+        delta[chosen] = norm.random(x[chosen], learner.generator) * per_sample(
             (eps[chosen] - expansion).clamp_min(expansion).minimum(eps[chosen]), x
         )
     last_right, first_wrong = torch.zeros_like(x), torch.zeros_like(x)
     crossed = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    with trainer._attackable_network() as model:
+    with learner.attackable() as model:
         for number in range(steps + 1):
             x_n = (x + delta).requires_grad_()
             logits = model(x_n)
-            right = trainer.criterion.score(logits.detach(), y) >= 0
+            right = task.score(logits.detach(), y) >= 0
             newly = ~right & ~crossed
             last_right = torch.where(per_sample(right & ~crossed, x), delta, last_right)
             first_wrong = torch.where(per_sample(newly, x), delta, first_wrong)
             crossed |= newly
             if number < steps:
-                gradient = torch.autograd.grad(trainer._attack_loss(logits, y).sum(), x_n)[0]
-                delta = norm.project(delta + norm.steepest(gradient) * per_sample(settings.alpha * eps / steps, x), eps)
+                gradient = torch.autograd.grad(task.loss(logits, y).sum(), x_n)[0]
+                delta = norm.project(delta + norm.steepest(gradient) * per_sample(4 * eps / steps, x), eps)
         low, high = last_right, torch.where(per_sample(crossed, x), first_wrong, last_right)
         with torch.no_grad():
             for _ in range(bisections):
                 middle = (low + high) / 2
-                right = per_sample(trainer.criterion.score(model(x + middle), y) >= 0, x)
+                right = per_sample(task.score(model(x + middle), y) >= 0, x)
                 low, high = torch.where(right, middle, low), torch.where(right, high, middle)
     noise = torch.where(per_sample(crossed, x), (low + high) / 2, delta)
     attacked = right_at_start.nonzero()[:, 0]
-    clean = trainer._losses(x, target)[0].mean()
+    loss = learner(x).losses.mean()
     if len(attacked):
-        boundary = trainer._losses((x + noise)[attacked], [t[attacked] for t in target])[0].mean()
-        trainer._backward((1 - settings.beta) * clean + settings.beta * boundary)
-    else:
-        trainer._backward(clean)
+        boundary = learner((x + noise)[attacked], attacked).losses.mean()
+        loss = (1 - method.beta) * loss + method.beta * boundary
+    learner.backward(loss)
     trainer._optimizer_step()
     if len(attacked) == 0:
         return None
@@ -260,7 +257,7 @@ def textbook_step(trainer: nnUNetTrainerIMA, batch: dict[str, Any], steps: int =
     return crossed[attacked], size, spent * (steps + 1.0 + bisections), spent * float(steps)
 
 
-def _peak_memory(trainer: nnUNetTrainerIMA, step: Callable[[Any], Any], batch: dict[str, Any]) -> float:
+def _peak_memory(trainer: RobustTrainer, step: Callable[[Any], Any], batch: dict[str, Any]) -> float:
     """Most bytes that tensors hold during a step: weights, momentum, gradients, activations."""
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_ima._register import HOST, TRAINERS
+from nnunet_ima._register import HOST, trainers
+
+TRAINERS = trainers()
 
 ROOT = Path(__file__).resolve().parents[1]
 LOOKUP = """
@@ -64,7 +66,7 @@ def stand_in(tmp_path: Path) -> Path:
 HOOKED = f"""
 import sys, importlib
 from nnunet_ima import _register
-_register.TRAINERS.update(Good="good", BadImport="bad_import", BadAttribute="bad_attribute", NoClass="good")
+_register.trainers = lambda: dict(Good="good", BadImport="bad_import", BadAttribute="bad_attribute", NoClass="good")
 def host(): return importlib.import_module("{HOST}")
 def error(call):
     try: call()

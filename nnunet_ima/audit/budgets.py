@@ -91,5 +91,5 @@ def default_levels(plans: dict[str, Any], norm: str) -> tuple[str, tuple[float, 
     """Return unit and noise levels for a model when nobody has named any; no levels where none are known in a norm."""
     task = find_task(plans["dataset_name"])
     if task is not None:
-        return "paper", task.audit_eps if norm == task.ima["norm"] else None
+        return "paper", task.audit_eps if norm == task.schedule["norm"] else None
     return "rms", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)

@@ -89,10 +89,8 @@ class Demo:
         """Generate and preprocess the phantoms and set a short schedule; returns the folder of the results."""
         prepared = prepare_phantom(PhantomSettings(cases=self.cases), overwrite=True)
         plans = read_plans(prepared.plans)
-        plans["ima"] = {
-            "eps_max": max(*self.eps, 0.1),
-            "delta": max(*self.eps, 0.1) / 4,
-            "beta": 0.7,
+        plans["ima"] = {"eps": max(*self.eps, 0.1), "delta": max(*self.eps, 0.1) / 4, "beta": 0.7}
+        plans["schedule"] = {
             "epochs": self.epochs,
             "iterations_per_epoch": 40,
             "snapshot_interval": max(1, self.epochs // 4),
@@ -100,7 +98,7 @@ class Demo:
         }
         write_plans(plans, prepared.plans)
         warm = f"{MODELS['plain nnU-Net']}__nnUNetPlans__{CONFIGURATION}"
-        plans |= {"plans_name": "nnUNetPlansWarm", "ima": {**plans["ima"], "start_from": warm}}
+        plans |= {"plans_name": "nnUNetPlansWarm", "schedule": {**plans["schedule"], "start_from": warm}}
         write_plans(plans, prepared.plans.with_name("nnUNetPlansWarm.json"))
         return self.output / "nnUNet_results" / prepared.raw.name
 

@@ -22,9 +22,9 @@ GENERIC_CPU: dict[str, CpuConfiguration] = {
 def overlay(
     plans: Mapping[str, Any],
     cpu: Mapping[str, CpuConfiguration],
-    ima: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Return a copy of nnU-Net's plans with CPU-sized configurations and the settings of IMA training.
+    """Return a copy of nnU-Net's plans with CPU-sized configurations and settings of our trainings.
 
     A CPU-sized configuration inherits from its parent and shares its preprocessed data. It is left out where the plans
     have no such parent (small images have no 3d_lowres, for example).
@@ -32,7 +32,7 @@ def overlay(
     Args:
         plans: content of a plans JSON.
         cpu: the configurations to add, by name.
-        ima: settings for the key "ima"; None or an empty mapping adds no such key.
+        settings: by the key that they stand under, such as "schedule" and "ima"; None: none.
 
     Raises:
         ValueError: the parent's network has no features_per_stage (it is not a U-Net of nnU-Net).
@@ -41,9 +41,7 @@ def overlay(
     for name, wanted in cpu.items():
         if wanted.inherits_from in plans["configurations"]:
             result["configurations"][name] = _cpu_configuration(plans["configurations"], wanted)
-    if ima:
-        result["ima"] = dict(ima)
-    return result
+    return result | {key: dict(values) for key, values in (settings or {}).items()}
 
 
 def write_plans(plans: Mapping[str, Any], file: Path) -> None:

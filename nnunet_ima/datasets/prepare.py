@@ -87,7 +87,7 @@ def prepare_archive(
             raise ValueError(msg)
         convert(report, task, number, places, processes)
         plan_and_preprocess(folder, places, min(processes, len(report.training)), show_progress)
-        names = add_overlay(places.preprocessed / folder, task.cpu, task.ima)
+        names = add_overlay(places.preprocessed / folder, task.cpu, {"schedule": task.schedule, "ima": task.ima})
         raw, preprocessed = places.publish(folder)
     return Prepared(number, raw, preprocessed, names, len(report.training), report.faults)
 
@@ -150,11 +150,13 @@ def plan_and_preprocess(folder: str, places: Staging, processes: int, show_progr
 
 
 def add_overlay(
-    preprocessed: Path, cpu: Mapping[str, CpuConfiguration], ima: Mapping[str, object] | None = None
+    preprocessed: Path,
+    cpu: Mapping[str, CpuConfiguration],
+    settings: Mapping[str, Mapping[str, object]] | None = None,
 ) -> tuple[str, ...]:
     """Add our part to the plans of a preprocessed data set; return the names of all its configurations."""
     file = preprocessed / f"{PLANS_NAME}.json"
-    plans = overlay(read_plans(file), cpu, ima)
+    plans = overlay(read_plans(file), cpu, settings)
     write_plans(plans, file)
     return tuple(plans["configurations"])
 

@@ -30,14 +30,15 @@ class CpuConfiguration:
 
 @dataclass(frozen=True)
 class Task:
-    """A task: which archive it comes from and how IMA trains and is audited on it.
+    """A task: which archive it comes from and how one trains and audits on it.
 
     Attributes:
         name: the paper's name of the task, for example "D4".
         dataset_id: number of the data set in the Decathlon and in nnU-Net.
         dataset_name: its name, for example "Hippocampus".
         archive: folder name of the original archive.
-        ima: settings of the trainer that differ from the defaults, as for the key "ima" of the plans JSON.
+        schedule: settings of all trainings that differ from the defaults, as for that key of the plans JSON.
+        ima: the same of IMA's own; the noise of other methods follows from its largest margin.
         reference_shape: shape (C, *spatial) of the network input at which the paper quotes its ε.
         audit_eps: noise levels of an audit, in the paper's unit of ε.
         cpu: CPU-sized configurations by name.
@@ -47,6 +48,7 @@ class Task:
     dataset_id: int
     dataset_name: str
     archive: str
+    schedule: dict[str, Any]
     ima: dict[str, Any]
     reference_shape: tuple[int, ...]
     audit_eps: tuple[float, ...]
@@ -109,6 +111,7 @@ def _task_from_json(plan: Mapping[str, Any]) -> Task:
         dataset_id=plan["dataset_id"],
         dataset_name=plan["dataset_name"],
         archive=plan["archive"],
+        schedule=dict(plan["schedule"]),
         ima=dict(plan["ima"]),
         reference_shape=tuple(plan["reference_shape"]),
         audit_eps=tuple(plan["audit"]["eps"]),

@@ -100,7 +100,7 @@ def resolve_settings(plans: Mapping[str, Any], method: str = "ima") -> Settings:
 
     Later sources win, key by key: the defaults, the preset, the packaged plan of the task that the data set belongs to,
     the plans JSON. There "schedule" holds what all methods share and, say, "adv" what is that method's own; "ima" may
-    hold both, as in release 0.1, and its schedule is every method's where "schedule" says nothing else.
+    hold both, as in release 0.1; its schedule is that of other methods, too, where "schedule" says nothing else.
 
     Args:
         plans: the plans JSON.
@@ -115,8 +115,8 @@ def resolve_settings(plans: Mapping[str, Any], method: str = "ima") -> Settings:
     former = {FORMER.get(key, key): value for key, value in former.items()}
     _refuse_unknown("schedule", shared, SCHEDULE)
     _refuse_unknown("ima", former, (*SCHEDULE, *options("ima")))
-    packaged = {FORMER.get(key, key): value for key, value in (task.ima if task else {}).items()}
-    known = {**packaged, **former, **shared}
+    packaged = {**task.schedule, **task.ima} if task else {}
+    known = packaged | (shared | former if method == "ima" else former | shared)
     schedule = {key: value for key, value in known.items() if key in SCHEDULE}
     if schedule.get("robust_eps", 0) is None:
         del schedule["robust_eps"]

@@ -31,13 +31,24 @@ def test_copy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = "nnUNetTrainer__nnUNetPlans__2d"
     main(["-d", "4", "--name", "nnUNetPlansIMA5", "--set", "delta=1", "pgd_steps=7", f"start_from={start}"])
     original, copy = load(folder / "nnUNetPlans.json"), load(folder / "nnUNetPlansIMA5.json")
-    assert copy["ima"] == {"delta": 1, "tau": 0.5, "pgd_steps": 7, "start_from": start}
+    assert copy["ima"] == {"delta": 1, "tau": 0.5, "steps": 7}  # pgd_steps is its name in release 0.1
+    assert copy["schedule"] == {"start_from": start}
     assert copy["plans_name"] == "nnUNetPlansIMA5"
     assert copy["configurations"] == original["configurations"]  # the same preprocessed data
     assert PlansManager(copy).get_configuration("2d").data_identifier == "nnUNetPlans_2d"
     output = capsys.readouterr().out
     assert "nnUNetv2_train 4 2d 0 -tr nnUNetTrainerIMA -p nnUNetPlansIMA5" in output
-    assert "eps_max: 15" in output  # from the packaged plan of the task
+    assert "ima.eps: 15" in output  # from the packaged plan of the task
+
+
+def test_settings_of_another_method(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["-d", "4", "--name", "nnUNetPlansAdv5", "--method", "adv", "--set", "eps=5", "epochs=35"])
+    copy = load(folder / "nnUNetPlansAdv5.json")
+    assert (copy["adv"], copy["schedule"]) == ({"eps": 5}, {"epochs": 35})
+    assert copy["ima"] == {"delta": 2, "tau": 0.5}
+    output = capsys.readouterr().out
+    assert "nnUNetv2_train 4 2d 0 -tr nnUNetTrainerAdv -p nnUNetPlansAdv5" in output
+    assert "adv.eps: 5" in output
 
 
 def test_copy_of_a_copy(folder: Path) -> None:
@@ -52,6 +63,8 @@ def test_copy_of_a_copy(folder: Path) -> None:
     ("arguments", "message"),
     [
         ("-d 4 --name A --set detla=1", "detla"),
+        ("-d 4 --name A --method adv --set delta=1", "adv\": unknown setting 'delta'; known are eps, steps, alpha"),
+        ("-d 4 --name A --method magic --set eps=1", "unknown --method 'magic'; known are plain, ima, adv"),
         ("-d 4 --name A --set delta=-1", "delta must be a number greater than 0"),
         ("-d 4 --name A --set delta=NaN", "delta must be a number"),
         ("-d 4 --name A --set delta", "a setting is written key=value, got 'delta'"),
@@ -84,7 +97,7 @@ def test_damaged_settings(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     (folder / "odd.json").write_text(json.dumps(load(folder / "nnUNetPlans.json") | {"ima": ["delta"]}))
     with pytest.raises(SystemExit):
         main(["-d", "4", "-p", "odd", "--name", "A", "--set", "delta=1"])
-    assert "odd.json must be an object of settings, got ['delta']" in capsys.readouterr().err
+    assert "\"ima\" in the plans JSON must be an object of settings, got ['delta']" in capsys.readouterr().err
 
 
 def test_unset_variable(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

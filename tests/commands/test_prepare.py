@@ -148,5 +148,5 @@ def test_console_script_with_real_worker_processes(
     assert "Checking Task04_Hippocampus: 100%" in done.stderr
     folder = empty_folders.preprocessed / "Dataset004_Hippocampus"
     assert json.loads((folder / "dataset.json").read_text())["numTraining"] == 5
-    assert json.loads((folder / "nnUNetPlans.json").read_text())["ima"]["eps_max"] == 15
+    assert json.loads((folder / "nnUNetPlans.json").read_text())["ima"]["eps"] == 15
     assert len(list((folder / "nnUNetPlans_3d_fullres").glob("*.pkl"))) == 5

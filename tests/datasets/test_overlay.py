@@ -94,7 +94,7 @@ def test_nnunet_builds_the_cpu_configurations(
 def test_original_configurations_and_input_stay_as_they_are() -> None:
     plans = prostate_plans()
     before = deepcopy(plans)
-    result = overlay(plans, load_task("D5").cpu, {"delta": 1})
+    result = overlay(plans, load_task("D5").cpu, {"ima": {"delta": 1}})
     assert plans == before
     assert {name: result["configurations"][name] for name in plans["configurations"]} == plans["configurations"]
     assert result["ima"] == {"delta": 1}

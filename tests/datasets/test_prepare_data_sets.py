@@ -72,7 +72,7 @@ def test_archives(
     assert sitk.ReadImage(str(next((made.raw / "imagesTr").iterdir()))).GetSize() == shape
 
     plans = load(made.plans)
-    assert plans["ima"] == task.ima
+    assert (plans["schedule"], plans["ima"]) == (task.schedule, task.ima)
     assert plans["dataset_name"] == name
     assert set(made.configurations) == {"2d", "3d_fullres", "2d_cpu", "3d_fullres_cpu"} == set(plans["configurations"])
     manager = PlansManager(plans)

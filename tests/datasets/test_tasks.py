@@ -26,12 +26,12 @@ def test_tasks_have_the_papers_numbers(
 ) -> None:
     task = load_task(name)
     assert (task.name, task.dataset_id, task.archive) == (name, dataset_id, archive)
-    assert (task.ima["norm"], task.ima["eps_max"], task.ima["delta"]) == ("L2", eps_max, delta)
-    assert (task.ima["epochs"], task.ima["iterations_per_epoch"], task.ima["tau"]) == (50, 50, 0.6)
-    assert task.ima["reference_elements"] == elements == prod(task.reference_shape)
+    assert (task.schedule["norm"], task.ima["eps"], task.ima["delta"]) == ("L2", eps_max, delta)
+    assert (task.schedule["epochs"], task.schedule["iterations_per_epoch"], task.schedule["tau"]) == (50, 50, 0.6)
+    assert task.schedule["reference_elements"] == elements == prod(task.reference_shape)
     assert task.audit_eps[0] == 0
     assert set(task.cpu) == {"2d_cpu", "3d_fullres_cpu"}
-    assert resolve_settings({"dataset_name": f"Dataset{dataset_id:03d}_{task.dataset_name}"}).eps_max == eps_max
+    assert resolve_settings({"dataset_name": f"Dataset{dataset_id:03d}_{task.dataset_name}"}).options["eps"] == eps_max
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_ima.training.nnUNetTrainerIMA import nnUNetTrainerIMA
+from nnunet_ima.training.robust import RobustTrainer
+from nnunet_ima.training.settings import change_settings
+from nnunet_ima.training.trainers import nnUNetTrainerIMA
 
 # A fresh network predicts foreground almost at random; with a low τ it counts as right, and is attacked.
-EASY = {"tau": 0.05, "eps_max": 0.6, "delta": 0.2, "epochs": 2, "iterations_per_epoch": 2, "robust_steps": 2}
+EASY = {"tau": 0.05, "epochs": 2, "iterations_per_epoch": 2, "robust_steps": 2}
+MARGINS = {"eps": 0.6, "delta": 0.2}
 TINY = {"2d": (2, 8), "3d_fullres": (2, 4), "3d_lowres": (2, 4), "3d_cascade_fullres": (2, 4)}
 
-MakeTrainer = Callable[..., nnUNetTrainerIMA]
+MakeTrainer = Callable[..., RobustTrainer]
 
 
-def make_tiny_plans(dataset, **ima: Any) -> dict[str, Any]:
+def make_tiny_plans(dataset, method: str = "ima", **settings: Any) -> dict[str, Any]:
     """Plans of a phantom with features small enough for a test, a cascade, and the given settings."""
     plans = json.loads((dataset.preprocessed / "nnUNetPlans.json").read_text())
     configurations = plans["configurations"]
@@ -31,7 +34,7 @@ def make_tiny_plans(dataset, **ima: Any) -> dict[str, Any]:
         configurations[name]["batch_size"] = batch_size * (2 if name == "2d" else 1)
         kwargs = configurations[name]["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [features] * len(kwargs["features_per_stage"])
-    return plans | {"ima": {**EASY, **ima}}
+    return change_settings({**plans, "ima": MARGINS, "schedule": EASY}, method, settings)
 
 
 @pytest.fixture
@@ -50,9 +53,12 @@ def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
         trainer: type = nnUNetTrainerIMA,
         resume: bool = False,
         plans_name: str = "nnUNetPlans",
-        **ima: Any,
-    ) -> nnUNetTrainerIMA:
-        plans = make_tiny_plans(dataset, **ima) | {"continue_training": resume, "plans_name": plans_name}
+        **settings: Any,
+    ) -> RobustTrainer:
+        plans = make_tiny_plans(dataset, trainer.method_name, **settings) | {
+            "continue_training": resume,
+            "plans_name": plans_name,
+        }
         dataset_json = json.loads((dataset.preprocessed / "dataset.json").read_text())
         return trainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_ima.training.nnUNetTrainerIMA import nnUNetTrainerIMA
+from nnunet_ima.tasks.segmentation import Segmentation
+from nnunet_ima.training.robust import RobustTrainer
 
 
-class CpuTrainer(nnUNetTrainerIMA):
+class CpuTrainer(RobustTrainer):
     """Brings the trainer back from the CUDA device that nnU-Net gives every rank."""
 
     def initialize(self) -> None:
@@ -24,30 +26,33 @@ class CpuTrainer(nnUNetTrainerIMA):
         super().initialize()
 
 
-class WrongInTheSecondStep:
-    """The trainer's criterion, but in the second step this rank has nothing to attack; the other must not hang."""
+@dataclass(frozen=True)
+class WrongInTheSecondStep(Segmentation):
+    """In the second step this rank has nothing right, so that IMA and MMA attack nothing; the other must not hang."""
 
-    def __init__(self, trainer: nnUNetTrainerIMA) -> None:
-        self.trainer, self.criterion = trainer, trainer.criterion
+    trainer: Any = None
 
     def score(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Scores below 0 in the second step."""
-        return self.criterion.score(logits, target) - 10 * (self.trainer.iteration == 1)
+        return super().score(logits, target) - 10 * (self.trainer.iteration == 1)
 
 
-def run(rank: int, rendezvous: str, plans: dict[str, Any], dataset_json: dict[str, Any], output: str) -> None:
+def run(
+    rank: int, rendezvous: str, method: str, plans: dict[str, Any], dataset_json: dict[str, Any], output: str
+) -> None:
     """Train and write down what must be equal on all ranks, and what may differ."""
     os.environ["nnUNet_n_proc_DA"] = "0"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     nnUNetTrainer.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    CpuTrainer.method_name = method
     trainer = CpuTrainer(plans, "2d", 0, dataset_json)
     trainer.initialize()
     if rank == 1:
-        trainer.criterion = WrongInTheSecondStep(trainer)
+        trainer.task = WrongInTheSecondStep(trainer.labels, trainer.settings.tau, trainer=trainer)
     trainer.run_training()
     result = {
-        "margins": {str(name): margin for name, margin in trainer.margin_table.state_dict().items()},
+        "margins": {str(name): margin for name, margin in (trainer.method.margins() or {}).items()},
         "weights": float(sum(p.detach().double().abs().sum() for p in trainer.network.parameters())),
         "attacked": trainer.logger.get_value("ima_attacked", step=-1),
         "robust": trainer.logger.get_value("ima_robust_dice", step=-1),

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_ima.training.batches import SeededBatches
-from nnunet_ima.training.nnUNetTrainerPlain import nnUNetTrainerPlain
+from nnunet_ima.training.trainers import nnUNetTrainerPlain
 
 
 class PowerLossError(Exception):
@@ -49,8 +49,8 @@ def test_resume_equals_no_interruption(make_trainer) -> None:
 
     for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert resumed.margin_table.state_dict() == whole.margin_table.state_dict()
-    assert len(set(whole.margin_table.margins.values())) > 1
+    assert resumed.method.state_dict() == whole.method.state_dict()
+    assert len(set(whole.method.margins().values())) > 1
     for key, values in series(whole).items():
         assert [str(value) for value in values] == [str(value) for value in series(resumed)[key]], key
     names = [Path(trainer.output_folder) / "ima_snapshots.json" for trainer in (whole, resumed)]
@@ -82,15 +82,20 @@ def test_a_checkpoint_of_the_first_release_goes_on_with_slices(make_trainer) -> 
         first.run_training()
     file = Path(first.output_folder) / "checkpoint_latest.pth"
     stored = torch.load(file, weights_only=False)
-    del stored["init_args"]["nnunet_ima"]["settings"]["margin_key"]
+    ours = stored["init_args"]["nnunet_ima"]
+    known = ours["settings"] | ours["settings"].pop("options")
+    former = {"eps": "eps_max", "steps": "pgd_steps"}
+    settings = {former.get(key, key): value for key, value in known.items() if key not in ("margin_key", "method")}
+    stored["init_args"]["nnunet_ima"] = {"margins": ours["state"]["margins"], "settings": settings}
     torch.save(stored, file)
     resumed = make_trainer(resume=True, snapshot_interval=1, epochs=3)
     resumed.load_checkpoint(str(file))
-    case, margin = max(first.margin_table.cases.items(), key=lambda entry: entry[1])
+    case, margin = max(first.method.table.cases.items(), key=lambda entry: entry[1])
     assert margin > 0.2
-    assert resumed.margin_table.margin((case, 7)) == margin
+    resumed.on_train_start()
+    assert resumed.method.table.margin((case, 7)) == margin
     resumed.run_training()
-    assert resumed.margin_table.slices
+    assert resumed.method.table.slices
 
 
 def test_seeds(make_trainer) -> None:
@@ -152,9 +157,10 @@ def test_checkpoint_holds_margins_and_settings_as_plain_values(make_trainer) -> 
     trainer.run_training()
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
     stored = torch.load(file, map_location="cpu", weights_only=False)["init_args"]["nnunet_ima"]
-    assert stored["margins"] == trainer.margin_table.state_dict()
-    assert any(isinstance(name, tuple) for name in stored["margins"])  # slices have their own
-    assert all(type(value) is float for value in stored["margins"].values())
+    margins = stored["state"]["margins"]
+    assert margins == trainer.method.table.state_dict()
+    assert any(isinstance(name, tuple) for name in margins)  # slices have their own
+    assert all(type(value) is float for value in margins.values())
     assert stored["settings"]["tau"] == 0.05
     torch.save(stored, file.with_name("ours.pth"))
     assert torch.load(file.with_name("ours.pth"), weights_only=True) == stored

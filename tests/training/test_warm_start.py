@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_ima.training.nnUNetTrainerPlain import nnUNetTrainerPlain
+from nnunet_ima.training.trainers import nnUNetTrainerPlain
 from nnunet_ima.training.warm_start import load_weights, resolve_start
 
 
