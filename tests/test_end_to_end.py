@@ -103,7 +103,7 @@ def test_measurement_of_a_trained_model(phantom: PhantomDataset, trained: Path) 
     rows = protocol.measure(model, [0.0, 0.5], 1, steps=5)
     assert rows[1]["pooled_dice"] <= rows[0]["pooled_dice"]
     eps = 0.5
-    for (x, _), noisy in zip(inputs, protocol.attack_inputs(model, inputs, eps, 1, steps=5), strict=True):
+    for (x, _, _), noisy in zip(inputs, protocol.attack_inputs(model, inputs, eps, 1, steps=5), strict=True):
         assert noisy.shape == x.shape
         assert float((noisy - x).norm()) <= eps * x.numel() ** 0.5 * (1 + 1e-5)
     label = protocol.predict(model, inputs[0][0])

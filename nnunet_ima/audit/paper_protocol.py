@@ -13,7 +13,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,6 +32,20 @@ from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, overlap_counts
 
 PADDING = -1  # stands where an input has been padded, and counts nowhere
+
+
+class NetworkInput(NamedTuple):
+    """What a network gets at once, and what it should say.
+
+    Attributes:
+        image: (C, *spatial).
+        target: (1, *spatial).
+        case: that it is a part of.
+    """
+
+    image: Tensor
+    target: Tensor
+    case: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,8 @@ def validation_cases(model: LoadedModel) -> list[str]:
     return list(splits[model.fold]["val"])
 
 
-def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list[tuple[Tensor, Tensor]]:
-    """Images (C, *spatial) and targets (1, *spatial) of the network inputs that hold foreground.
+def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list[NetworkInput]:
+    """The network inputs that hold foreground.
 
     Args:
         model: whose configuration tells 2D from 3D.
@@ -112,16 +126,16 @@ def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list
         image, target = torch.from_numpy(np.array(image)).float(), torch.from_numpy(np.array(target)).long()
         target = target.clamp_min(0)  # -1 marks what cropping has cut away
         if len(model.patch_size) == 2:
-            found += [(image[:, i], target[:, i]) for i in range(image.shape[1])]
+            found += [NetworkInput(image[:, i], target[:, i], case) for i in range(image.shape[1])]
         else:
-            found.append((image, target))
-    with_foreground = [(x, y) for x, y in found if bool(((y > 0) & (y != model.labels.ignore)).any())]
-    return with_foreground[::every]
+            found.append(NetworkInput(image, target, case))
+    ignore = model.labels.ignore
+    return [entry for entry in found if bool(((entry.target > 0) & (entry.target != ignore)).any())][::every]
 
 
 def attack_inputs(
     model: LoadedModel,
-    inputs: list[tuple[Tensor, Tensor]],
+    inputs: list[NetworkInput],
     eps: float,
     reference_elements: int,
     *,
@@ -154,11 +168,11 @@ def attack_inputs(
         msg = f"steps must be at least 1, got {steps}"
         raise ValueError(msg)
     if eps == 0:
-        return [x for x, _ in inputs]
-    attacked: list[Tensor] = [x for x, _ in inputs]
+        return [entry.image for entry in inputs]
+    attacked: list[Tensor] = [entry.image for entry in inputs]
     with tqdm(total=len(inputs), desc=progress, disable=progress is None, unit="input") as bar:
         for number, (indices, x, y, inside) in enumerate(_batches(model, inputs, batch_size)):
-            budgets = [Budget(norm, inputs[i][0].numel(), reference_elements).effective(eps) for i in indices]
+            budgets = [Budget(norm, inputs[i].image.numel(), reference_elements).effective(eps) for i in indices]
             dice = partial(mean_dice_present, labels=model.labels)
             noisy = pgd(
                 Problem(model, x, y, torch.tensor(budgets).to(x), NORMS[norm], dice, free=inside),
@@ -167,40 +181,44 @@ def attack_inputs(
                 generator=torch.Generator().manual_seed(seed * 100_003 + number),
             ).x
             for row, index in enumerate(indices):
-                attacked[index] = _crop(noisy[row], inputs[index][0].shape[1:]).cpu()
+                attacked[index] = _crop(noisy[row], inputs[index].image.shape[1:]).cpu()
             bar.update(len(indices))
     return attacked
 
 
 def score_inputs(
-    model: LoadedModel, inputs: list[tuple[Tensor, Tensor]], images: list[Tensor], batch_size: int = 32
+    model: LoadedModel, inputs: list[NetworkInput], images: list[Tensor], batch_size: int = 32
 ) -> dict[str, Any]:
     """Pooled Dice, over all voxels of all inputs, and mean Dice per input.
 
     Returns:
         pooled_dice: mean over foreground classes; pooled_dice_per_class; sample_dice: mean over inputs of their mean
-        Dice over the classes present.
+        Dice over the classes present; case_dice: by case, the mean over its inputs.
     """
-    counts, samples = [], []
-    replaced = [(image, target) for image, (_, target) in zip(images, inputs, strict=True)]
-    for _, x, y, _ in _batches(model, replaced, batch_size):
+    counts, samples = [], torch.zeros(len(inputs))
+    replaced = [entry._replace(image=image) for image, entry in zip(images, inputs, strict=True)]
+    cases: dict[str, list[int]] = {}
+    for number, entry in enumerate(inputs):
+        cases.setdefault(entry.case, []).append(number)
+    for chosen, x, y, _ in _batches(model, replaced, batch_size):
         with torch.no_grad():
             logits = model(x)
         counts.append(overlap_counts(logits, y, model.labels).sum(1).double().cpu())
-        samples.append(mean_dice_present(logits, y, model.labels).cpu())
+        samples[chosen] = mean_dice_present(logits, y, model.labels).cpu()
     true_positive, false_positive, false_negative = torch.stack(counts).sum(0)
     per_class = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
     return {
         "pooled_dice": float(per_class.nanmean()),
         "pooled_dice_per_class": [float(value) for value in per_class],
-        "sample_dice": float(torch.cat(samples).mean()),
+        "sample_dice": float(samples.mean()),
+        "case_dice": {case: float(samples[numbers].mean()) for case, numbers in cases.items()},
     }
 
 
 def predict(model: LoadedModel, image: Tensor) -> Tensor:
     """Predicted label map (*spatial) of one network input (C, *spatial)."""
     target = torch.zeros(1, *image.shape[1:], dtype=torch.long)
-    for _, x, _, _ in _batches(model, [(image, target)], 1):
+    for _, x, _, _ in _batches(model, [NetworkInput(image, target, "")], 1):
         with torch.no_grad():
             return _crop(model(x)[0], image.shape[1:]).argmax(0).cpu()
     raise AssertionError  # one input makes one batch
@@ -223,22 +241,22 @@ def measure(
 
 
 def _batches(
-    model: LoadedModel, inputs: list[tuple[Tensor, Tensor]], batch_size: int
+    model: LoadedModel, inputs: list[NetworkInput], batch_size: int
 ) -> Iterator[tuple[list[int], Tensor, Tensor, Tensor]]:
     """Group inputs of one padded size; yields indices, images, targets, and a mask of what is no padding."""
     groups: dict[tuple[int, ...], list[int]] = {}
-    for index, (x, _) in enumerate(inputs):
+    for index, entry in enumerate(inputs):
         size = tuple(
             ceil(max(length, patch) / stride) * stride
-            for length, patch, stride in zip(x.shape[1:], model.patch_size, model.strides, strict=True)
+            for length, patch, stride in zip(entry.image.shape[1:], model.patch_size, model.strides, strict=True)
         )
         groups.setdefault(size, []).append(index)
     for size, indices in groups.items():
         for begin in range(0, len(indices), batch_size):
             chosen = indices[begin : begin + batch_size]
-            x = torch.stack([_pad(inputs[i][0], size) for i in chosen])
-            y = torch.stack([_pad(inputs[i][1], size, model.labels.ignore) for i in chosen])
-            inside = torch.stack([_pad(torch.ones_like(inputs[i][0]), size) for i in chosen])
+            x = torch.stack([_pad(inputs[i].image, size) for i in chosen])
+            y = torch.stack([_pad(inputs[i].target, size, model.labels.ignore) for i in chosen])
+            inside = torch.stack([_pad(torch.ones_like(inputs[i].image), size) for i in chosen])
             yield chosen, x.to(model.device), y.to(model.device), inside.to(model.device)
 
 

@@ -105,7 +105,7 @@ def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]
         "units": {unit: _mean([record["units"][unit] for record in group], median) for unit in group[0]["units"]},
         "cases": len(group),
         "mean_dice": fmean(dice),
-        "interval": _interval(dice),
+        "interval": interval(dice),
         "worst_dice": worst["dice"],
         "worst_case": worst["case"],
         "quantiles": {f"{q:g}": float(np.quantile(dice, q)) for q in QUANTILES},
@@ -185,14 +185,14 @@ def _compared(differences: Sequence[float]) -> dict[str, Any]:
     return {
         "cases": len(differences),
         "mean_difference": fmean(differences),
-        "interval": _interval(differences),
+        "interval": interval(differences),
         "better": sum(difference > 0 for difference in differences),
         "worse": sum(difference < 0 for difference in differences),
         "p": float(wilcoxon(differences).pvalue) if any(differences) else None,
     }
 
 
-def _interval(values: Sequence[float]) -> list[float] | None:
+def interval(values: Sequence[float]) -> list[float] | None:
     """Bootstrap interval (95 %, bias-corrected and accelerated) of the mean; None for less than two values."""
     if len(values) < 2:
         return None

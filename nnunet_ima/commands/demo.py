@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from tqdm import tqdm
-
 from nnunet_ima.commands._run import check_output, run_cli
+from nnunet_ima.commands._training import run_training
 from nnunet_ima.datasets.folders import VARIABLES
 from nnunet_ima.datasets.overlay import read_plans, write_plans
 from nnunet_ima.datasets.phantom_dataset import PhantomSettings
@@ -103,28 +99,12 @@ class Demo:
         return self.output / "nnUNet_results" / prepared.raw.name
 
     def _train(self, model: str, trainer: str) -> None:
-        """Run nnUNetv2_train, with a progress bar in place of its long output, which goes to a log file."""
+        """Train one of the models."""
         plans = "nnUNetPlans" if trainer == MODELS["plain nnU-Net"] else "nnUNetPlansWarm"
-        command = [str(Path(sys.executable).with_name("nnUNetv2_train")), "999", CONFIGURATION, "0"]
-        command += ["-tr", trainer, "-p", plans, "-device", "cpu"]
+        arguments = ["999", CONFIGURATION, "0", "-tr", trainer, "-p", plans, "-device", "cpu"]
         log = self.output / f"{trainer}.log"
-        with (
-            log.open("w", encoding="utf-8") as file,
-            tqdm(total=self.epochs, desc=f"Training {model}", unit="epoch") as bar,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
-            _ended_with_us(process),
-        ):
-            for line in process.stdout or ():
-                file.write(line)
-                if "Pseudo dice" in line:
-                    bar.set_postfix_str(f"Dice {_mean_dice(line):.3f}")
-                elif "Epoch time" in line:
-                    bar.update()
-                elif "Training done" in line:
-                    bar.set_description(f"Validating {model}")
-        if process.returncode:
-            msg = f"{' '.join(command)} failed; see {log}"
-            raise RuntimeError(msg)
+        log.unlink(missing_ok=True)  # of an earlier demo
+        run_training(arguments, log, model, self.epochs)
 
     def _attack(self, results: Path) -> dict[str, list[dict[str, Any]]]:
         """Attack both models on the held-out slices and draw the figure."""
@@ -153,16 +133,6 @@ class Demo:
         return rows
 
 
-@contextmanager
-def _ended_with_us(process: subprocess.Popen[str]) -> Iterator[None]:
-    """End a process when this one is interrupted; it would be waited for."""
-    try:
-        yield
-    except BaseException:
-        process.terminate()
-        raise
-
-
 def _only_a_demo(folder: Path) -> bool:
     """Whether there is nothing but what a demo of release 0.1, which left no mark, has made."""
     if not {entry.name for entry in folder.iterdir()} <= {*VARIABLES, *FILES}:
@@ -175,12 +145,6 @@ def _table(rows: dict[str, list[dict[str, Any]]], eps: Sequence[float]) -> str:
     lines = ["| model | " + " | ".join(f"ε = {value:g}" for value in eps) + " |", "|---|" + "---|" * len(eps)]
     lines += [f"| {model} | " + " | ".join(f"{row['pooled_dice']:.3f}" for row in rows[model]) + " |" for model in rows]
     return "\n".join(lines) + "\n"
-
-
-def _mean_dice(line: str) -> float:
-    """Mean of the numbers that nnU-Net prints as [np.float32(0.85), np.float32(0.84)]."""
-    values = [float(part.split(")")[0]) for part in line.split("(")[1:]]
-    return sum(values) / len(values) if values else float("nan")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

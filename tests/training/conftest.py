@@ -34,6 +34,8 @@ def make_tiny_plans(dataset, method: str = "ima", **settings: Any) -> dict[str, 
         configurations[name]["batch_size"] = batch_size * (2 if name == "2d" else 1)
         kwargs = configurations[name]["architecture"]["arch_kwargs"]
         kwargs["features_per_stage"] = [features] * len(kwargs["features_per_stage"])
+    if method == "mma":  # it learns from boundaries alone, which are far away on networks that know nothing
+        settings = {"eps": 5.0, **settings}
     return change_settings({**plans, "ima": MARGINS, "schedule": EASY}, method, settings)
 
 

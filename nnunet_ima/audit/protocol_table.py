@@ -1,0 +1,126 @@
+"""The paper's protocol for several models, one row for each model and ε, kept in a JSON file so that it can go on."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_ima.audit.paper_protocol import load_model, measure
+from nnunet_ima.files import read_json, write_atomically
+
+
+@dataclass(frozen=True)
+class Question:
+    """What decides the numbers, besides the models.
+
+    Attributes:
+        reference_elements: elements at which ε is quoted.
+        fold: whose validation cases are attacked.
+        norm: of the noise.
+        steps: of PGD.
+        every: attack every n-th network input only.
+        seed: of the random starts.
+    """
+
+    reference_elements: int
+    fold: int = 0
+    norm: str = "L2"
+    steps: int = 100
+    every: int = 1
+    seed: int = 0
+
+
+class ProtocolTable:
+    """Rows of a JSON file; those that it holds already are not measured again.
+
+    Attributes:
+        rows: what `measure` gives for each ε, with the name of the model.
+    """
+
+    def __init__(self, file: Path, question: Question, note: str = "") -> None:
+        """Open a file, or begin one.
+
+        Raises:
+            ValueError: it answers another question.
+        """
+        self._file, self._question, self._note = file, question, note
+        stored: dict[str, Any] = {"question": asdict(question), "rows": []}
+        if file.is_file():
+            stored = read_json(file, damaged="remove it")
+        if stored["question"] != asdict(question):
+            msg = f"{file} answers another question ({stored['question']}); choose another --output"
+            raise ValueError(msg)
+        self.rows: list[dict[str, Any]] = stored["rows"]
+        self._stored = stored
+
+    def measure(
+        self, models: Mapping[str, tuple[Path, str]], eps: Sequence[float], device: str, batch_size: int = 32
+    ) -> None:
+        """Measure what is missing, one row at a time, and write after each.
+
+        Args:
+            models: results folder and checkpoint by the name of the model.
+            eps: noise levels.
+            device: where to compute.
+            batch_size: network inputs per pass.
+        """
+        question = self._question
+        for name, (folder, checkpoint) in models.items():
+            known = {row["eps"] for row in self.rows if row["model"] == name}
+            if not (missing := [value for value in eps if value not in known]):
+                continue
+            model = load_model(folder, question.fold, checkpoint, device)
+            for value in missing:
+                row = measure(
+                    model,
+                    [value],
+                    question.reference_elements,
+                    every=question.every,
+                    norm=question.norm,
+                    steps=question.steps,
+                    batch_size=batch_size,
+                    seed=question.seed,
+                )[0]
+                self.rows.append({"model": name, **row})
+                self._write(device)
+
+    def cells(self) -> dict[str, dict[float, dict[str, Any]]]:
+        """Rows by model and ε."""
+        models: dict[str, dict[float, dict[str, Any]]] = {}
+        for row in self.rows:
+            models.setdefault(row["model"], {})[row["eps"]] = row
+        return models
+
+    def markdown(self) -> str:
+        """Pooled Dice / mean Dice per input, one line per model."""
+        levels = sorted({row["eps"] for row in self.rows})
+        lines = ["| model | " + " | ".join(f"ε = {eps:g}" for eps in levels) + " |", "|---|" + "---|" * len(levels)]
+        for name, cells in self.cells().items():
+            texts = {eps: f"{row['pooled_dice']:.3f} / {row['sample_dice']:.3f}" for eps, row in cells.items()}
+            lines.append(f"| {name} | " + " | ".join(texts.get(eps, "") for eps in levels) + " |")
+        lines += ["", self.protocol()]
+        return "\n".join(lines + ([self._note] if self._note else [])) + "\n"
+
+    def protocol(self) -> str:
+        """How the numbers were made, in words."""
+        question, some = self._question, self._question.every > 1
+        return (
+            f"Pooled Dice / mean Dice per network input. {question.norm} noise, ε on {question.reference_elements} "
+            f"elements; PGD with {question.steps} steps of 4ε/{question.steps}, random start, Dice + cross-entropy; "
+            f"{self.rows[0]['inputs']} network inputs of the validation cases of fold {question.fold}"
+            + (f" (every {question.every}th that holds foreground)" if some else "")
+            + f"; a run of its own for each ε. Device: {self._stored['device']}."
+        )
+
+    def _write(self, device: str) -> None:
+        name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "CPU"
+        self._stored |= {"rows": self.rows, "device": name, "torch": torch.__version__, "note": self._note}
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self._file, json.dumps(self._stored, indent=2) + "\n")
+        write_atomically(self._file.with_suffix(".md"), self.markdown())

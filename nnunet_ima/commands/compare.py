@@ -1,0 +1,336 @@
+"""`nnunet-ima-compare`: train defences from the same plain model, measure them alike, and say which is best."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+import tyro
+
+from nnunet_ima._methods import ALIASES, METHODS
+from nnunet_ima.commands._run import check_output, run_cli, usable_device
+from nnunet_ima.commands._training import run_training
+from nnunet_ima.commands.plan import parse_settings
+from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
+from nnunet_ima.datasets.overlay import read_plans, write_plans
+
+if TYPE_CHECKING:
+    from nnunet_ima.report.comparison import Measured
+
+PROGRAM = "nnunet-ima-compare"
+PLAIN = "nnUNetTrainerPlain__nnUNetPlans__{}"
+
+
+@dataclass(frozen=True)
+class Defence:
+    """One line of the table.
+
+    Attributes:
+        label: as the user wrote it, such as "adv5".
+        method: name in `METHODS`.
+        plans: name of its plans.
+        epochs: of its training.
+        folder: of its results.
+    """
+
+    label: str
+    method: str
+    plans: str
+    epochs: int
+    folder: Path
+
+    @property
+    def trainer(self) -> str:
+        """Its trainer."""
+        return METHODS[self.method][1]
+
+
+@dataclass(kw_only=True)
+class Compare:
+    """Train defences on a data set, measure all of them alike, and say which one keeps most at each noise level.
+
+    All start from the same plain model, which is trained first if it is missing, and train for as many epochs. What is
+    trained or measured already is not done again: the same command goes on where it was stopped, and further methods,
+    noise levels and attacks can join later.
+    """
+
+    dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])]
+    """Number or folder name of a preprocessed data set."""
+
+    configuration: Annotated[str, tyro.conf.arg(aliases=["-c"])]
+    """Configuration to train, for example 2d_cpu."""
+
+    fold: Annotated[int, tyro.conf.arg(aliases=["-f"])] = 0
+    """Fold to train; its validation cases are attacked."""
+
+    methods: tuple[str, ...] = ("plain", "ima", "adv", "trades")
+    """Defences: plain, ima, adv, trades, mma, ddn, fat, gairat, te; a number behind one is its noise level (adv5)."""
+
+    epochs: int | None = None
+    """Epochs of each training from the plain model; by default those of the task."""
+
+    equal_cost: bool = False
+    """Give each method as many network passes as IMA has in these epochs, instead of as many epochs."""
+
+    settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
+    """Settings of all trainings, such as seed=1 iterations_per_epoch=50, or of one method: ima.beta=0.7."""
+
+    prefix: str = "nnUNetPlansCompare"
+    """Beginning of the names of the plans that are made; another one keeps another comparison's trainings apart."""
+
+    eps: tuple[float, ...] = (0.0, 5.0, 10.0)
+    """Noise levels, in the paper's unit where the data set has one, else RMS in σ."""
+
+    every: int = 1
+    """Attack every n-th network input only, in the paper's protocol."""
+
+    steps: int = 100
+    """Steps of PGD in the paper's protocol."""
+
+    attack: tuple[str, ...] = ()
+    """Audit each model with these attacks, too (such as standard), through nnU-Net's whole inference."""
+
+    cases: int = 12
+    """Cases of that audit."""
+
+    audit_steps: int | None = None
+    """Gradient steps of its attacks; by default their own."""
+
+    no_tta: bool = False
+    """Audit without mirrored copies."""
+
+    device: str = ""
+    """Where to run: cpu, cuda, cuda:1; by default the first GPU, else the CPU."""
+
+    output: Path = Path("nnunet-ima-compare")
+    """Folder of the results."""
+
+    def run(self) -> None:
+        """Plan, train, measure, tell."""
+        self._check()
+        from nnunet_ima.audit.budgets import reference_elements
+        from nnunet_ima.audit.protocol_table import ProtocolTable, Question
+
+        device = usable_device(self.device)
+        folder = nnunet_folder("nnUNet_preprocessed") / find_dataset(self.dataset)
+        plans = read_plans(folder / "nnUNetPlans.json")
+        results = nnunet_folder("nnUNet_results") / folder.name
+        start = Defence("plain", "plain", "nnUNetPlans", 0, results / PLAIN.format(self.configuration))
+        changes = self._changes()
+        self.output.mkdir(parents=True, exist_ok=True)
+        self._train(start, plans, device)
+        defences = [
+            start if name == "plain" else self._planned(label, name, level, plans, changes, folder, results, device)
+            for label, (name, level) in self._parsed().items()
+        ]
+        for defence in defences:
+            self._train(defence, plans, device)
+
+        question = Question(reference_elements(plans) or 1, self.fold, steps=self.steps, every=self.every)
+        table = ProtocolTable(self.output / "paper.json", question)
+        models = {entry.label: (entry.folder, "checkpoint_final.pth") for entry in defences}
+        table.measure(models, self.eps, device)
+        self._tell(defences, table, device)
+
+    def _check(self) -> None:
+        """Refuse what can be refused at once."""
+        check_output(self.output)
+        for name, value in (("--every", self.every), ("--steps", self.steps), ("--cases", self.cases)):
+            if value < 1:
+                msg = f"{name} must be at least 1, got {value}"
+                raise ValueError(msg)
+        if self.epochs is not None and self.epochs < 1:
+            msg = f"--epochs must be at least 1, got {self.epochs}"
+            raise ValueError(msg)
+        if not self.eps or not all(0 <= value < float("inf") for value in self.eps):
+            msg = f"--eps needs noise levels of at least 0, got {self.eps}"
+            raise ValueError(msg)
+        if not re.fullmatch(r"[A-Za-z0-9]+", self.prefix):
+            msg = f"--prefix consists of letters and digits, got {self.prefix!r}"
+            raise ValueError(msg)
+        self._parsed()
+        if self.attack:
+            from nnunet_ima.attacks.presets import PRESETS
+
+            if unknown := [name for name in self.attack if name not in PRESETS]:
+                msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
+                raise ValueError(msg)
+
+    def _parsed(self) -> dict[str, tuple[str, float | None]]:
+        """Method and noise level of each defence by its label."""
+        from nnunet_ima.methods import parse_method
+
+        if not self.methods:
+            msg = "--methods needs at least one method"
+            raise ValueError(msg)
+        parsed = {}
+        for label in dict.fromkeys(self.methods):
+            name, level = parse_method(label)
+            parsed[ALIASES.get(label, label)] = (ALIASES.get(name, name), level)
+        return parsed
+
+    def _changes(self) -> dict[str, Any]:
+        changes = parse_settings(self.settings) if self.settings else {}
+        methods = {name for name, _ in self._parsed().values()}
+        for key in changes:
+            method, dot, _ = key.partition(".")
+            if dot and method not in {*methods, "schedule"}:
+                msg = f"--set {key}: {method} is none of the methods compared ({', '.join(sorted(methods))})"
+                raise ValueError(msg)
+        return changes
+
+    def _planned(
+        self,
+        label: str,
+        method: str,
+        level: float | None,
+        plans: dict[str, Any],
+        changes: dict[str, Any],
+        folder: Path,
+        results: Path,
+        device: str,
+    ) -> Defence:
+        """Write the plans of a defence, or find those of an earlier start.
+
+        Raises:
+            ValueError: there are others of that name, or a setting is impossible.
+        """
+        from nnunet_ima.training.settings import change_settings, resolve_settings
+
+        own = {key.removeprefix(f"{method}."): value for key, value in changes.items() if key.startswith(f"{method}.")}
+        shared = {key: value for key, value in changes.items() if "." not in key or key.startswith("schedule.")}
+        wanted = {"start_from": PLAIN.format(self.configuration), **shared, **own}
+        if self.epochs is not None:
+            wanted["epochs"] = self.epochs
+        if level is not None:
+            wanted["eps"] = level
+        name = f"{self.prefix}{label[0].upper()}{label[1:].replace('.', 'p')}"
+        planned = change_settings(plans, method, wanted) | {"plans_name": name}
+        if self.equal_cost and method != "ima":
+            planned = self._of_equal_cost(planned, method, change_settings(plans, "ima", wanted), folder, device)
+        settings = resolve_settings(planned, method)
+        file = folder / f"{name}.json"
+        if file.is_file():
+            if resolve_settings(read_plans(file), method) != settings:
+                msg = f"{file} holds other settings of {label}; choose another --prefix, or remove it and its results"
+                raise ValueError(msg)
+        else:
+            write_plans(planned, file)
+        target = results / f"{METHODS[method][1]}__{name}__{self.configuration}"
+        return Defence(label, method, name, settings.epochs, target)
+
+    def _of_equal_cost(
+        self, planned: dict[str, Any], method: str, ima: dict[str, Any], folder: Path, device: str
+    ) -> dict[str, Any]:
+        """Plans with as many epochs as IMA's network passes allow."""
+        from nnunet_ima.training.cost import measure_cost
+        from nnunet_ima.training.settings import change_settings, resolve_settings
+
+        start = nnunet_folder("nnUNet_results") / folder.name / PLAIN.format(self.configuration)
+        dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        costs = {
+            name: measure_cost(
+                change_settings(entry, name, {"start_from": str(start)}),
+                self.configuration,
+                self.fold,
+                name,
+                dataset_json,
+                device,
+            ).passes
+            for name, entry in (("ima", {**ima, "plans_name": "trial"}), (method, {**planned, "plans_name": "trial"}))
+        }
+        epochs = max(1, round(resolve_settings(ima).epochs * costs["ima"] / costs[method]))
+        return change_settings(planned, method, {"epochs": epochs})
+
+    def _train(self, defence: Defence, plans: dict[str, Any], device: str) -> None:
+        """Train a defence, or go on, unless it is trained."""
+        from nnunet_ima.training.settings import resolve_settings
+
+        fold = defence.folder / f"fold_{self.fold}"
+        if (fold / "checkpoint_final.pth").is_file():
+            return
+        epochs = defence.epochs or resolve_settings(plans, "plain").epochs
+        arguments = [self.dataset, self.configuration, str(self.fold), "-tr", defence.trainer, "-p", defence.plans]
+        if (fold / "checkpoint_latest.pth").is_file():
+            arguments.append("--c")
+        log = self.output / f"{defence.label}.log"
+        run_training([*arguments, "-device", torch.device(device).type], log, defence.label, epochs)
+
+    def _audited(self, defence: Defence, attack: str, device: str) -> Path:
+        """Audit one model with one attack; returns the folder."""
+        from nnunet_ima.commands.attack import Attack
+
+        folder = self.output / "audit" / f"{defence.label} {attack}"
+        Attack(
+            model=(defence.folder,),
+            fold=(str(self.fold),),
+            eps=self.eps,
+            attack=(attack,),
+            limit=self.cases,
+            steps=self.audit_steps,
+            no_tta=self.no_tta,
+            no_margins=True,
+            check_cases=1,
+            output=folder,
+            device=device,
+        ).run()
+        return folder
+
+    def _tell(self, defences: Sequence[Defence], table: Any, device: str) -> None:
+        """Audit if asked, write table, figure and sentences, and print them."""
+        from nnunet_ima.files import write_atomically
+        from nnunet_ima.report.comparison import Evidence, best_sentences, comparison_table, draw_comparison
+
+        labels = [entry.label for entry in defences]
+        measured: dict[str, Measured] = {
+            "PGD on slices" if "2d" in self.configuration else "PGD on volumes": {
+                label: {
+                    eps: Evidence(row["pooled_dice"], row["case_dice"])
+                    for eps, row in table.cells()[label].items()
+                    if eps in self.eps
+                }
+                for label in labels
+            }
+        }
+        for attack in self.attack:
+            measured[attack] = {
+                entry.label: _audit_evidence(self._audited(entry, attack, device), attack) for entry in defences
+            }
+        notes = {entry.label: f"{entry.epochs} epochs" if entry.epochs else "" for entry in defences}
+        text = "\n\n".join(
+            (
+                comparison_table(measured, notes),
+                table.protocol(),
+                *(sentence for way, found in measured.items() for sentence in best_sentences(way, found)),
+            )
+        )
+        write_atomically(self.output / "comparison.md", text + "\n")
+        draw_comparison(measured, self.output / "comparison.png")
+        print(f"{text}\n\nTable {self.output / 'comparison.md'}, figure {self.output / 'comparison.png'}.")
+
+
+def _audit_evidence(folder: Path, attack: str) -> dict[float, Any]:
+    """Dice of each case at each ε, as an audit has stored them."""
+    from nnunet_ima.report.comparison import Evidence
+
+    cases: dict[float, dict[str, float]] = {}
+    with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
+        for row in csv.DictReader(stream):
+            if row["attack"] in ("clean", attack):
+                cases.setdefault(float(row["eps"]), {})[row["case"]] = float(row["dice"])
+    return {eps: Evidence(sum(found.values()) / len(found), found) for eps, found in cases.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console script."""
+    run_cli(PROGRAM, Compare, argv)
+
+
+if __name__ == "__main__":
+    main()
