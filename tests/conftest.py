@@ -50,6 +50,8 @@ class PhantomDataset:
     results: Path
 
 
+pytest_plugins = ["trainer_fixtures"]
+
 MakePhantom = Callable[..., PhantomDataset]
 WriteArchive = Callable[..., Path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -294,3 +295,47 @@ def test_attacks_run_in_evaluation_mode_and_learning_does_not() -> None:
         assert (True, False) not in modes, name
         assert model.training
         assert any(not training for training, _ in modes), name
+
+
+def test_ensembling_ramps_up_and_learns_what_the_average_predicts() -> None:
+    x, y = problem()
+    method = built("te", run(epochs=20), begin=0.25, end=0.75, weight=8.0)
+    ramped = []
+    for epoch in (0, 4, 5, 10, 15, 19):
+        method.begin_epoch(epoch)
+        ramped.append(method.ramped)
+    expected = [0, 0, 8 * math.exp(-5), 8 * math.exp(-5 / 4), 8, 8]
+    assert ramped == pytest.approx(expected)
+
+    model, past = network(), network()
+    with torch.no_grad():
+        for weight in past.parameters():
+            weight.mul_(-2)
+    plain = built("adv").step(learner(model, x, y, NAMES)).loss
+    assert built("te").step(learner(model, x, y, NAMES)).loss == plain  # before the ramp it is adversarial training
+    method.learnt(past)  # the average is this network's
+    seen = Recorder(model)
+    found = method.step(learner(seen, x, y, NAMES))
+    noisy = seen.seen[-1]
+    distance = (model(noisy).softmax(1) - past(x).softmax(1)).square().sum(1)
+    again = nn.functional.cross_entropy(model(noisy), y) + 8 * distance.mean()
+    assert found.loss.item() == pytest.approx(again.item(), rel=1e-5)
+
+
+def test_ddn_is_not_weaker_than_foolbox() -> None:
+    """The reference implementation, on a network: the noise found is no larger than 2 % more, in the mean."""
+    foolbox = pytest.importorskip("foolbox", reason="foolbox is not installed")
+    x, y = problem()
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    method = built("ddn", run(reference=SIZE**2), eps=5.0, steps=100, first=1.0)
+    assert isinstance(method, DecoupledDirectionNorm)
+    ours = method.attack(model, learner(model, x, y, NAMES))
+    attack = foolbox.attacks.DDNAttack(init_epsilon=1.0, steps=100, gamma=0.05)
+    theirs = attack.run(foolbox.PyTorchModel(model.eval(), bounds=(-1e3, 1e3), device="cpu"), x, y) - x
+    assert bool((model(x + ours).argmax(1) != y).all())
+    assert float(L2().size(ours).mean()) <= 1.02 * float(L2().size(theirs).mean())

@@ -1,4 +1,4 @@
-"""Trainers on tiny phantoms, with tiny networks."""
+"""Fixtures: trainers on tiny phantoms, with tiny networks."""
 
 from __future__ import annotations
 

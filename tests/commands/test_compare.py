@@ -1,0 +1,145 @@
+"""`nnunet-ima-compare` on phantoms, from nothing to a table, and again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from nnunet_ima.commands import compare
+from nnunet_ima.commands.compare import main
+
+SETTINGS = ["iterations_per_epoch=1", "snapshot_interval=1", "robust_interval=0", "tau=0.05", "robust_steps=1"]
+
+
+def train_here(arguments: list[str], log: Path, title: str, epochs: int) -> None:
+    """In this process, which saves seconds, instead of nnU-Net's command."""
+    from nnunet_ima._register import load_trainer
+    from nnunet_ima.datasets.folders import nnunet_folder
+
+    dataset, configuration, fold, _, trainer, _, plans, *_ = arguments
+    folder = next(nnunet_folder("nnUNet_preprocessed").glob(f"Dataset{int(dataset):03d}_*"))
+    content = json.loads((folder / f"{plans}.json").read_text()) | {"continue_training": "--c" in arguments}
+    if trainer == "nnUNetTrainerPlain":
+        content["schedule"] = {"epochs": 1, "iterations_per_epoch": 1}
+    dataset_json = json.loads((folder / "dataset.json").read_text())
+    made = load_trainer(trainer)(content, configuration, int(fold), dataset_json, torch.device("cpu"))
+    made.run_training()
+    log.write_text(title)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    titles: list[str] = []
+
+    def train(arguments: list[str], log: Path, title: str, epochs: int) -> None:
+        titles.append(title)
+        train_here(arguments, log, title, epochs)
+
+    monkeypatch.setattr(compare, "run_training", train)
+    return titles
+
+
+def arguments(phantom: Any, output: Path, *more: str) -> list[str]:
+    return [
+        *("-d", str(phantom.dataset_id), "-c", "2d_cpu", "--output", str(output), "--device", "cpu"),
+        *("--eps", "0", "0.1", "--steps", "2", "--every", "4", *more, "--set", *SETTINGS),
+    ]
+
+
+def test_from_nothing_to_a_table_and_on(
+    phantom: Any, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    output = tmp_path / "compared"
+    first = arguments(phantom, output, "--methods", "plain", "ima", "adv0.05", "--epochs", "1")
+    main(first)
+    assert trained == ["plain", "ima", "adv0.05"]
+    shown = capsys.readouterr().out
+    assert "| adv0.05 | " in shown
+    assert "PGD on slices, ε = 0.1: " in shown
+    rows = json.loads((output / "paper.json").read_text())["rows"]
+    assert {(row["model"], row["eps"]) for row in rows} == {
+        (model, eps) for model in ("plain", "ima", "adv0.05") for eps in (0.0, 0.1)
+    }
+    assert (output / "comparison.png").is_file()
+    main(
+        [
+            *first[:10],
+            "0",
+            "0.1",
+            "--steps",
+            "2",
+            "--every",
+            "4",
+            "--methods",
+            "plain",
+            "te",
+            "--epochs",
+            "1",
+            "--set",
+            *SETTINGS,
+        ]
+    )
+    assert trained == ["plain", "ima", "adv0.05", "te"]  # another method joins; nothing is trained twice
+    plans = json.loads((phantom.preprocessed / "nnUNetPlansCompareAdv0p05.json").read_text())
+    assert plans["adv"]["eps"] == 0.05
+    assert plans["schedule"]["start_from"] == "nnUNetTrainerPlain__nnUNetPlans__2d_cpu"
+    with pytest.raises(SystemExit):
+        main(arguments(phantom, output, "--methods", "ima", "--epochs", "2"))
+    assert "holds other settings of ima; choose another --prefix" in capsys.readouterr().err
+
+
+def test_equal_cost_gives_dearer_methods_fewer_epochs(
+    phantom: Any, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    command = arguments(
+        phantom, tmp_path / "out", "--methods", "adv0.1", "--epochs", "6", "--equal-cost", "--prefix", "P"
+    )
+    monkeypatch.setattr(compare, "run_training", train_here)
+    monkeypatch.setattr(
+        "nnunet_ima.training.cost.measure_cost",
+        lambda plans, configuration, fold, method, *rest: SimpleNamespace(passes={"ima": 8.0, "adv": 16.0}[method]),
+    )
+    main(command)
+    plans = json.loads((phantom.preprocessed / "PAdv0p1.json").read_text())
+    assert plans["schedule"]["epochs"] == 3
+
+
+def test_cost_is_that_of_the_steps(phantom: Any, tiny_plans: Any) -> None:
+    from nnunet_ima.training.cost import measure_cost
+
+    dataset_json = json.loads((phantom.preprocessed / "dataset.json").read_text())
+    plans = tiny_plans(phantom, "adv", steps=5)
+    cost = measure_cost(plans, "2d", 0, "adv", dataset_json, "cpu")
+    assert cost.passes == 12  # five steps and learning, forward and backward
+    assert cost.seconds > 0
+    assert measure_cost(plans, "2d", 0, "plain", dataset_json, "cpu").passes == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--methods", "magic"], "unknown method 'magic'"),
+        (["--methods", "plain5"], "the method plain uses no noise"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
+        (["--eps", "-1"], "--eps needs noise levels"),
+        (["--attack", "magic"], "unknown attack 'magic'"),
+        (["--prefix", "a/b"], "--prefix consists of letters and digits"),
+        (["--methods", "ima", "--set", "adv.steps=3"], "adv is none of the methods compared (ima)"),
+        (["--every", "0"], "--every must be at least 1"),
+    ],
+)
+def test_wrong_input(
+    phantom: Any, tmp_path: Path, trained: list[str], capsys: Any, more: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["-d", str(phantom.dataset_id), "-c", "2d_cpu", "--output", str(tmp_path / "new"), *more])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert trained == []
