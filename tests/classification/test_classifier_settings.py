@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, get_type_hints
 
 import pytest
-import torch
 
 from nnunet_ima.classification.settings import load_plan, preset_names, resolve_settings
-from nnunet_ima.methods import METHODS, options
+from nnunet_ima.methods import METHODS, method_class, options
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -55,21 +54,21 @@ def test_structured_settings_come_from_json() -> None:
     fat = resolve_settings("fat", "cpu", {"tau": [[0, 0], [0.5, 1]], "epochs": 10}).make_method(())
     patience = []
     for epoch in (0, 4, 5, 9):
-        fat.begin_epoch(epoch, torch.Generator())
+        fat.begin_epoch(epoch)
         patience.append(fat.patience)
     assert patience == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_setting_of_every_method_has_a_range(name: str) -> None:
-    hints = get_type_hints(METHODS[name], include_extras=True)
+    hints = get_type_hints(method_class(name), include_extras=True)
     assert all(hasattr(hints[key], "__metadata__") for key in options(name))
 
 
 @pytest.mark.parametrize(
     ("method", "preset", "changes", "message"),
     [
-        ("advx", "cpu", {}, "unknown method 'advx'; known are ce, ima"),
+        ("advx", "cpu", {}, "unknown method 'advx'; known are plain, ima"),
         ("ce5", "cpu", {}, "ce uses no noise"),
         ("ima", "gpu", {}, "unknown preset 'gpu'; known are paper, cpu"),
         ("ima", "cpu", {"foo": 1}, "unknown setting foo; known are"),

@@ -192,8 +192,8 @@ def test_balanced_training_weighs_classes(tmp_path: Path) -> None:
     rare = TrainingData(data.x[:30], torch.tensor([1] * 3 + [0] * 27), data.ids[:30], *images(16, 1), ("a", "b"), "r")
     chosen = settings("ce", balanced=True)
     training = fit_module._Training(rare, chosen, tmp_path, torch.device("cpu"))
-    assert training.method.run.class_weights is not None
-    assert training.method.run.class_weights.tolist() == pytest.approx([0.2, 1.8])
+    assert training.task.class_weights is not None
+    assert training.task.class_weights.tolist() == pytest.approx([0.2, 1.8])
 
 
 def test_the_suggested_noise_level_is_the_median_margin() -> None:
