@@ -16,6 +16,7 @@ run() {
 
 run ruff check .
 run ruff format --check .
+run lint-imports --no-cache
 run mypy
 run python -m pytest --durations=10 "$@"
 printf 'All passed in %d s.\n' "$SECONDS"
