@@ -8,7 +8,8 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from nnunet_ima.methods.adv import Adversarial
-from nnunet_ima.methods.base import Method, Run
+from nnunet_ima.methods.base import Method as Method
+from nnunet_ima.methods.base import Run as Run
 from nnunet_ima.methods.ce import CrossEntropy
 from nnunet_ima.methods.ddn import DecoupledDirectionNorm
 from nnunet_ima.methods.fat import Friendly

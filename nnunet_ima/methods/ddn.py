@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -68,7 +68,7 @@ class DecoupledDirectionNorm(Method):
         return found
 
 
-def _foolbox():  # type: ignore[no-untyped-def]
+def _foolbox() -> Any:
     try:
         import foolbox
     except ImportError as error:
