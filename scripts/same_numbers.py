@@ -131,6 +131,8 @@ def walk(content: Any, name: str, coordinates: tuple[str, ...]) -> Iterator[tupl
     elif isinstance(content, dict):
         own = tuple(f"{key}={content[key]}" for key in COORDINATES if isinstance(content.get(key), str | int | float))
         for key, entry in content.items():
+            if key in COORDINATES and not isinstance(entry, dict | list):
+                continue
             # what is no word is a key of data, such as the name of an image or a quantile
             inner = (name, (*coordinates, *own, key)) if not key.isidentifier() else (key, (*coordinates, *own))
             yield from walk(entry, *inner)
