@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv, then runs everything a change has to pass. Arguments go to pytest: scripts/test.sh tests/ima -k margin
+# Tests run in two processes, each file in one of them, as the tests of some files build on each other and on what was
+# trained for them all; -n 0 brings them back into one process, for a debugger.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,6 +18,7 @@ run() {
 
 run ruff check .
 run ruff format --check .
+run lint-imports --no-cache
 run mypy
-run python -m pytest --durations=10 "$@"
+run python -m pytest -n 2 --dist loadfile --durations=10 "$@"
 printf 'All passed in %d s.\n' "$SECONDS"

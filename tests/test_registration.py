@@ -283,7 +283,7 @@ def fresh(tmp_path) -> FreshEnvironment:
     return FreshEnvironment(tmp_path / "venv")
 
 
-def test_wheel_holds_the_plans_and_the_hook(wheel):
+def test_wheel_holds_the_plans_the_hook_and_the_types(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     plans = sorted(path.name for path in (ROOT / "plans").glob("*.json"))
@@ -293,6 +293,7 @@ def test_wheel_holds_the_plans_and_the_hook(wheel):
     ]
     assert "nnunet_ima_register.pth" in names
     assert "nnunet_ima/_register.py" in names
+    assert "nnunet_ima/py.typed" in names
     assert not any(name.startswith(("plans/", "tests/", "scripts/")) for name in names)
 
 

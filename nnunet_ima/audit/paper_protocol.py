@@ -73,7 +73,8 @@ class LoadedModel:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of a batch, in float32."""
         with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            return self.network(x).float()
+            logits: Tensor = self.network(x).float()
+        return logits
 
 
 def load_model(

@@ -22,7 +22,7 @@ SCALES = (0.1, 10.0)  # of the logits, times the ordinary one
 def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
     """Return the noise level at which an attack halves the mean Dice most nearly: there, more would still show."""
     of_attack = [entry for entry in results if entry["attack"] == attack]
-    levels = sorted({entry["eps"] for entry in of_attack})
+    levels: list[float] = sorted({entry["eps"] for entry in of_attack})
     half = fmean(entry["clean_dice"] for entry in of_attack) / 2
 
     def distance(eps: float) -> float:

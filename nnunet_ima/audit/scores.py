@@ -78,7 +78,7 @@ def _mean(values: list[float | None]) -> float | None:
 
 def _hd95(true: Array, found: Array, spacing: tuple[float, ...]) -> float:
     """Larger one of the two directed 95th percentiles, in mm, of masks (Z, Y, X) that are not empty."""
-    from monai.metrics import compute_hausdorff_distance  # takes seconds to import
+    from monai.metrics import compute_hausdorff_distance  # type: ignore[attr-defined]  # takes seconds to import
 
     # In a volume of one slice all voxels would be surface: its masks are 2D.
     axes = [axis for axis, size in enumerate(true.shape) if size > 1]

@@ -105,7 +105,8 @@ def _luminance(pixels: Grey) -> Grey:
         return pixels[..., 0]
     red, green, blue = np.moveaxis(pixels[..., :3].astype(np.float64), -1, 0)
     grey = green + 0.299 * (red - green) + 0.114 * (blue - green)  # exact where the three are equal
-    return (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
+    luminance: Grey = (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
+    return luminance
 
 
 def _absence(file: Path) -> str:

@@ -65,7 +65,7 @@ class ClassifierLearner(Learner):
         """See `Learner.backward`."""
         self.check(loss)
         scaled: Tensor = loss if self.scaler is None else self.scaler.scale(loss)
-        scaled.backward()  # type: ignore[no-untyped-call]
+        scaled.backward()
 
     @contextmanager
     def attackable(self, network: nn.Module | None = None) -> Iterator[nn.Module]:

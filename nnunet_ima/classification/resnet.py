@@ -19,7 +19,7 @@ def group_norm(channels: int, groups: int | None = None) -> nn.GroupNorm:
     return nn.GroupNorm(groups or channels, channels)
 
 
-class ResNet18Encoder(ResidualEncoder):
+class ResNet18Encoder(ResidualEncoder):  # type: ignore[misc]  # untyped
     """The convolutions of ResNet-18 (He et al. 2016): 64 to 512 features, 1/32 of the image's size.
 
     One thing differs from the original: where a block halves the size, its skip is the average of 2×2 positions, then a

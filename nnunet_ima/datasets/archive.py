@@ -99,8 +99,8 @@ def _extract(file: Path, scratch: Path) -> Path:
                 if not Path(member.name).name.startswith("._"):
                     tar.extract(member, scratch, filter="data")
             # tarfile takes a file that ends between two members for a whole one; a whole one ends with zeros.
-            tar.fileobj.seek(tar.offset)  # type: ignore[union-attr]
-            if not tar.fileobj.read(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+            tar.fileobj.seek(tar.offset)
+            if not tar.fileobj.read(tarfile.BLOCKSIZE):
                 msg = "unexpected end of data"
                 raise tarfile.ReadError(msg)
     except (tarfile.FilterError, tarfile.HeaderError) as error:

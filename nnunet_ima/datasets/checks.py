@@ -137,7 +137,8 @@ class Volume:
     @property
     def shape(self) -> tuple[int, ...]:
         """Spatial shape."""
-        return self.voxels.shape[:3]
+        shape: tuple[int, ...] = self.voxels.shape[:3]
+        return shape
 
 
 def _check_pair(archive: Archive, case: str, image_file: Path, label_file: Path) -> Iterator[Fault]:

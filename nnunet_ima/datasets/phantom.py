@@ -90,12 +90,14 @@ def _grid(shape: tuple[int, ...], edge: Array) -> Array:
 def _ellipsoid(grid: Array, centre: Array, radii: Array) -> Array:
     """Return how far out every voxel lies, 1 being the surface."""
     columns = (slice(None), *[None] * (grid.ndim - 1))
-    return np.sqrt((((grid - centre[columns]) / radii[columns]) ** 2).sum(axis=0))
+    distance: Array = np.sqrt((((grid - centre[columns]) / radii[columns]) ** 2).sum(axis=0))
+    return distance
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], edge: Array, length: Array | float) -> Array:
     """Return a smooth random field with mean 0 and standard deviation 1; `length` is its correlation in mm."""
-    field = gaussian_filter(rng.normal(size=shape), np.broadcast_to(length, len(shape)) / edge, mode="reflect")
+    sigma = np.broadcast_to(length, len(shape)) / edge
+    field: Array = gaussian_filter(rng.normal(size=shape), sigma, mode="reflect")
     field = field - field.mean()
     return field / max(float(field.std()), 1e-12)
 
@@ -147,4 +149,5 @@ def _acquire(rng: np.random.Generator, signal: Array, edge: Array, noise: float,
     blurred = gaussian_filter(textured, 0.5)
     biased = blurred * np.exp(bias * _smooth_field(rng, shape, edge, edge * shape / 3))
     real, imaginary = rng.normal(scale=noise, size=(2, *shape))
-    return np.hypot(biased + real, imaginary)
+    acquired: Array = np.hypot(biased + real, imaginary)
+    return acquired

@@ -101,7 +101,7 @@ class Pipeline:
 
     def _fused(self, image: Tensor) -> Tensor:
         padded, inside = self._padded(image)
-        logits: Tensor = _Fuse.apply(padded, self)
+        logits: Tensor = _Fuse.apply(padded, self)  # type: ignore[no-untyped-call]
         return logits[(slice(None), *inside[1:])]
 
     def _padded(self, image: Tensor) -> tuple[Tensor, Slicer]:

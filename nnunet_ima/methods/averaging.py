@@ -54,4 +54,4 @@ class WeightAverage:
 
     def _move(self, average: Tensors, now: Tensors, count: Tensor | int) -> None:
         number = float(count)
-        get_ema_multi_avg_fn(min(self.decay, (1 + number) / (10 + number)))(average, now, count)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(min(self.decay, (1 + number) / (10 + number)))(average, now, count)
