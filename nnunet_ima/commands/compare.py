@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
@@ -282,6 +283,18 @@ class Compare:
         ).run()
         return folder
 
+    def _cost(self, defence: Defence) -> str:
+        """What its training took, in words, as its own log has it; "" for the model that all start from."""
+        from nnunet_ima.checkpoints import load_checkpoint
+
+        if not defence.epochs:
+            return ""
+        file = defence.folder / f"fold_{self.fold}" / "checkpoint_final.pth"
+        log = load_checkpoint(file, way_out="train it again")["logging"]
+        forward, backward, seconds = (median(log[f"ima_{key}"]) for key in ("forward", "backward", "seconds"))
+        passes = f"{forward:.1f} + {backward:.1f} passes per sample"
+        return f"{defence.epochs} epochs, {passes}, {seconds:.2f} s per step"
+
     def _tell(self, defences: Sequence[Defence], table: Any, device: str) -> None:
         """Audit if asked, write table, figure and sentences, and print them."""
         from nnunet_ima.files import write_atomically
@@ -302,7 +315,7 @@ class Compare:
             measured[attack] = {
                 entry.label: _audit_evidence(self._audited(entry, attack, device), attack) for entry in defences
             }
-        notes = {entry.label: f"{entry.epochs} epochs" if entry.epochs else "" for entry in defences}
+        notes = {entry.label: self._cost(entry) for entry in defences}
         text = "\n\n".join(
             (
                 comparison_table(measured, notes),

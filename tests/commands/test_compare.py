@@ -61,6 +61,7 @@ def test_from_nothing_to_a_table_and_on(
     assert trained == ["plain", "ima", "adv0.05"]
     shown = capsys.readouterr().out
     assert "| adv0.05 | " in shown
+    assert "| 1 epochs, 8.0 + 8.0 passes per sample, " in shown  # seven steps and learning
     assert "PGD on slices, ε = 0.1: " in shown
     rows = json.loads((output / "paper.json").read_text())["rows"]
     assert {(row["model"], row["eps"]) for row in rows} == {
