@@ -30,7 +30,7 @@ SERIES = {
     "train_loss": r"train_loss (\S+)",
     "val_loss": r"val_loss (\S+)",
     "pseudo_dice": r"Pseudo dice (\[.*\])",
-    "margin": r"IMA margin (.*); attacked",
+    "margin": r"\bmargin (.*); attacked",
     "attacked": r"attacked (\d+)%",
     "robust_dice": r"pseudo Dice at ε = [\d.]+: (\S+)",
     "validation_dice": r"Mean Validation Dice:\s+(\S+)",
