@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from nnunet_ima.attacks.temperature import temperature, tempered
 from nnunet_ima.audit.budgets import NoiseUnits
 from nnunet_ima.audit.scores import score
 from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.evidence.stored_results import COMPONENT, PRESET, SCORE, WHITE_NOISE
 from nnunet_ima.files import atomic_file
@@ -340,9 +340,8 @@ class CaseAudit:
         return self.volume.image[None].to(self.model.device)
 
     def generator(self, place: str) -> torch.Generator:
-        """Random numbers that depend on seed, case and place alone: any order of work gives the same."""
-        text = f"{self.settings.seed}/{self._case.name}/{place}"
-        return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
+        """Random numbers of a measurement of this case."""
+        return generator(self.settings.seed, self._case.name, place)
 
 
 def _component(attack: str, name: str) -> Component:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import margin, probes
 from nnunet_ima.audit.case_audit import Settings
+from nnunet_ima.evidence.probes import SCALES
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import read_volume
@@ -89,7 +90,7 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])
-        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * (3 + len(probes.SCALES)) * first
+        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * (3 + len(SCALES)) * first
     return looks, steps
 
 

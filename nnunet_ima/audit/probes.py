@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from statistics import fmean
 from typing import Any
 
 import torch
 
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.evidence.probes import HUGE, SCALES
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.evidence.stored_results import PROBE
 
-HUGE = 20.0  # times the largest ε
-QUERIES = 300
-SCALES = (0.1, 10.0)  # of the logits, times the ordinary one
-
-
-def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
-    """Return the noise level at which an attack halves the mean Dice most nearly: there, more would still show."""
-    of_attack = [entry for entry in results if entry["attack"] == attack]
-    levels = sorted({entry["eps"] for entry in of_attack})
-    half = fmean(entry["clean_dice"] for entry in of_attack) / 2
-
-    def distance(eps: float) -> float:
-        return abs(fmean(entry["dice"] for entry in of_attack if entry["eps"] == eps) - half)
-
-    return min(levels, key=distance)
+QUERIES = 300  # of the black box
 
 
 def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, Any]:
@@ -38,7 +23,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, 
 
     Args:
         case: the case, already attacked at `eps`.
-        eps: noise level; see `telling_level`.
+        eps: noise level; see `evidence.probes.telling_level`.
         watch: told of the progress.
 
     Returns:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
@@ -13,36 +14,13 @@ from tqdm import tqdm
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import CaseAudit, Settings, Watch
 from nnunet_ima.audit.margin import margin
-from nnunet_ima.audit.probes import probe, telling_level
+from nnunet_ima.audit.probes import probe
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.probes import telling_level
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.evidence.verdict import as_rows, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
-
-
-@dataclass
-class Findings:
-    """What an audit has found.
-
-    Attributes:
-        records: one for each model, case, attack and ε; see `CaseAudit.preset`. Clean results have the ε 0.
-        margins: one for each model and case; see `audit.margin`.
-        verdicts: rows of `evidence.verdict.as_rows`, of all models.
-        failed: model, case and error of each case that could not be measured.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    margins: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def conclusive(self) -> bool:
-        """Whether every check passed, nothing is missing and there is evidence at all."""
-        return (
-            bool(self.records and self.verdicts) and not self.failed and all(row["conclusive"] for row in self.verdicts)
-        )
-
 
 Faults = Mapping[tuple[str, str], Sequence[str]]
 """Faults of each case by the names of model and case, one sentence each; see `inference.cases.check_case`."""
@@ -124,7 +102,7 @@ class _ModelAudit:
         records = [record for record in self.found.records if record["attack"] != "clean"]
         probed = []
         for case in self.measured[:probes] if records else []:
-            level = telling_level(records, self.settings.attacks[0])
+            level = _telling_level(records, self.settings.attacks[0])
             try:
                 probed.append(probe(self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
@@ -167,6 +145,13 @@ class _ModelAudit:
             for record in records
         ]
         return [entry for entry in components if entry], [(record, white) for record, white in whites if white]
+
+
+def _telling_level(records: Sequence[dict[str, Any]], attack: str) -> float:
+    of_attack = [record for record in records if record["attack"] == attack]
+    levels = {record["eps"] for record in of_attack}
+    dice = {eps: fmean(record["dice"] for record in of_attack if record["eps"] == eps) for eps in levels}
+    return telling_level(dice, fmean(record["clean_dice"] for record in of_attack))
 
 
 def _clean_record(audit: CaseAudit, case: Case) -> dict[str, Any]:

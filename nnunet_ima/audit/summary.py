@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.files import csv_text, write_atomically
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -20,15 +20,14 @@ from nnunet_ima.attacks.spsa import spsa
 from nnunet_ima.attacks.square import square
 from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
-from nnunet_ima.audit.probes import SCALES
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.measurements import CLEAN, MINIMAL, NOISE, REPEAT, Measurements, Progress, Result
 from nnunet_ima.classification.under_attack import Target, frozen, overtaking
+from nnunet_ima.evidence.probes import HUGE, SCALES, telling_level
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.evidence.verdict import ACCURACY, as_rows, verdict
 from nnunet_ima.perturbation.norms import NORMS
 
-HUGE = 20.0  # times the largest ε
 TOLERANCE, ROUNDS = 0.02, 8  # of the search for the smallest noise
 
 
@@ -248,11 +247,6 @@ class _Audit(Measurements):
         ]
         whites = [(entry, {"kinds": {"uniform": fmean(noise[entry["eps"]]["correct"])}}) for entry in entries]
         return entries, entries, whites
-
-
-def telling_level(right: dict[float, int], clean: int) -> float:
-    """Return the noise level at which the images right come nearest to half of those without noise."""
-    return min(sorted(right), key=lambda eps: abs(right[eps] - clean / 2))
 
 
 def _together(results: Sequence[Attacked]) -> Attacked:

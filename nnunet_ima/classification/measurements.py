@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.under_attack import Target, right
+from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.perturbation.budget import Budget
 
@@ -78,8 +78,8 @@ class Measurements:
 
     def noise(self, eps: float) -> Result:
         """Accuracy of each image over draws of white noise of exactly ε (L2) or between -ε and ε (L∞)."""
-        generator, everyone = self.generator(f"noise-uniform@{level_key(eps)}"), torch.arange(len(self.ids))
-        draw = partial(draw_white_noise, "uniform", generator=generator)
+        numbers, everyone = self.generator(f"noise-uniform@{level_key(eps)}"), torch.arange(len(self.ids))
+        draw = partial(draw_white_noise, "uniform", generator=numbers)
         draws = [self.target.predict(everyone, draw, self.radius(eps)) for _ in range(self.settings.noise_draws)]
         correct = torch.stack([right(logits, self.target.y.cpu()) for logits in draws]).double().mean(0)
         return {"eps": eps, "correct": correct.tolist(), "logits": draws[0].tolist()}
@@ -141,9 +141,8 @@ class Measurements:
         return Budget(self.settings.norm, self.target.x[0].numel(), self.settings.reference_elements).effective(eps)
 
     def generator(self, place: str) -> torch.Generator:
-        """Random numbers that depend on the seed and the measurement alone."""
-        digest = hashlib.sha256(f"{self.settings.seed}/{place}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        """Random numbers of a measurement."""
+        return generator(self.settings.seed, place)
 
     def teller(self, place: str) -> Callable[[float], None] | None:
         """Progress of one measurement."""

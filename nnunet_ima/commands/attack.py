@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -134,8 +134,8 @@ class Attack:
         self._check()
         # imported here because it takes seconds: wrong inputs are refused before
         from nnunet_ima.audit.forecast import forecast
-        from nnunet_ima.audit.gate import parse_requirements, unmet
         from nnunet_ima.audit.run import find_faults, run_audit
+        from nnunet_ima.evidence.gate import parse_requirements, unmet
         from nnunet_ima.evidence.provenance import provenance, question
         from nnunet_ima.evidence.store import Store
         from nnunet_ima.inference.pipeline import Pipeline
@@ -156,7 +156,7 @@ class Attack:
         faults = find_faults(pipelines, cases)
         if all(faults.values()):  # before the audit claims its folder
             raise ValueError(_nothing(fault for found in faults.values() for fault in found))
-        store = Store(self.output, question(pipelines, cases, settings), provenance(pipelines))
+        store = Store(self.output, question(pipelines, cases, asdict(settings)), provenance(pipelines))
         findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults)
         if not findings.records:
             store.release()

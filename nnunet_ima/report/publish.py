@@ -14,8 +14,8 @@ import torch
 
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
 from nnunet_ima.audit.summary import summarise, write_summary
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.files import write_atomically
 from nnunet_ima.inference.cases import Case

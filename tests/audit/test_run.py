@@ -19,9 +19,10 @@ import torch
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import case_audit, run
 from nnunet_ima.audit.case_audit import CaseAudit, Settings
-from nnunet_ima.audit.gate import Requirement, unmet
-from nnunet_ima.audit.run import Findings, run_audit
+from nnunet_ima.audit.run import run_audit
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.gate import Requirement, unmet
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.model import open_model

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.temperature import ORDINARY, spread, temperature, tempered
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings, run_audit
+from nnunet_ima.audit.run import run_audit
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.model import TrainedModel, open_model

@@ -13,8 +13,8 @@ import pytest
 from scipy.stats import wilcoxon
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
 from nnunet_ima.audit.summary import summarise, write_summary
+from nnunet_ima.evidence.findings import Findings
 
 UNITS = {"paper": None, "l2": 30.0, "rms": 0.3, "raw": None}
 

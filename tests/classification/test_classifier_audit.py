@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.audit import AuditSettings, ClassifierAudit, audit_classifier, telling_level
+from nnunet_ima.classification.audit import AuditSettings, ClassifierAudit, audit_classifier
 from nnunet_ima.classification.examples import noisy_examples
 from nnunet_ima.evidence.store import Store
 
@@ -249,13 +249,6 @@ def test_an_image_under_growing_noise(settings: AuditSettings) -> None:
     for eps, noisy, predicted in shown:
         assert (noisy - x[image]).norm() == pytest.approx(eps / 2, rel=1e-3, abs=1e-7)
         assert (predicted == y[image]) == (eps < 2 * distances()[image])
-
-
-@pytest.mark.parametrize(
-    ("right", "level"), [({1.0: 90, 3.0: 52, 5.0: 10}, 3.0), ({1.0: 90, 3.0: 80}, 3.0), ({1.0: 0, 3.0: 0}, 1.0)]
-)
-def test_the_telling_level_halves_the_accuracy(right: dict[float, int], level: float) -> None:
-    assert telling_level(right, 100) == level
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
 
 CHECKS = ("gradients are finite", "very large noise breaks the model", "the model is deterministic")
 REFERENCE, ELEMENTS, SCALE = 100, 400, 50.0  # a σ is 50 raw units

@@ -10,8 +10,8 @@ import pytest
 from matplotlib import image as mpl_image
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case, failing_slices
 
 MakeFindings = Callable[..., Findings]

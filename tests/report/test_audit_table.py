@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.audit_table import report_text
 
 MakeFindings = Callable[..., Findings]

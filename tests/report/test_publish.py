@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module

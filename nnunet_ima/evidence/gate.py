@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import level_key
 
 

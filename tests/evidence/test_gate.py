@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnunet_ima.audit.gate import Requirement, parse_requirements, unmet
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.gate import Requirement, parse_requirements, unmet
 
 
 def findings(**dice: dict[float, list[float]]) -> Findings:
