@@ -201,7 +201,7 @@ class CaseAudit:
         result = {
             **self.score(image),
             "noise": self._sizes(noise),
-            "trace": _summary(attacked.trace, component.loss != "segpgd"),  # whose loss changes its form on the way
+            "trace": _summary(attacked.trace, component.keeps_form(self.model.labels)),
             "passes": {"forward": int(attacked.forward.sum()), "backward": int(attacked.backward.sum())},
             "seconds": seconds,
         }

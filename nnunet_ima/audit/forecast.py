@@ -81,7 +81,7 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     """Passes over a case without and with gradients, of a whole audit of one model."""
     attacks = {entry.name: entry.with_steps(settings.steps) for attack in settings.attacks for entry in PRESETS[attack]}
     steps = sum(entry.steps for entry in attacks.values() if entry.gradients)
-    looks = sum(LOOKS if entry.gradients else entry.steps + 1 for entry in attacks.values())
+    looks = sum(LOOKS if entry.gradients else entry.steps * entry.passes + 1 for entry in attacks.values())
     # scores: of every attack; of every preset, stored and again from the file; of white noise twice
     looks += len(attacks) + 2 * len(settings.attacks) + 2
     looks, steps = 2 + len(settings.eps) * looks, len(settings.eps) * steps  # clean, and for its temperature

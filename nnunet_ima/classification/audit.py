@@ -11,18 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks.apgd import apgd
-from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.minimal import minimal_eps
-from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.problem import Attacked, Problem
-from nnunet_ima.attacks.spsa import spsa
-from nnunet_ima.attacks.square import square
 from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.measurements import CLEAN, MINIMAL, NOISE, REPEAT, Measurements, Progress, Result
-from nnunet_ima.classification.under_attack import Target, frozen, overtaking
+from nnunet_ima.classification.under_attack import Target, frozen
 from nnunet_ima.evidence.probes import HUGE, SCALES, telling_level
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.evidence.verdict import ACCURACY, as_rows, verdict
@@ -104,13 +100,13 @@ class _Audit(Measurements):
             for eps in self.settings.eps
         }
         attacks: dict[tuple[str, float], Result] = {}
-        pgd_name, apgd_name = self.settings.attacks
-        before = {attack: clean for attack in self.settings.attacks}
+        before = dict.fromkeys(self.settings.names, clean)
         for eps in self.settings.eps:
-            first = self.gradient(pgd_name, eps, before[pgd_name], before[pgd_name])
-            # what PGD broke is out of the question for APGD, and so is what APGD broke at less noise
-            second = self.gradient(apgd_name, eps, first, before[apgd_name])
-            attacks[pgd_name, eps], attacks[apgd_name, eps] = before[pgd_name], before[apgd_name] = first, second
+            known: Result | None = None
+            for name in self.settings.names:
+                # what the attack before broke is out of the question, and so is what this one broke at less noise
+                known = self.gradient(name, eps, known or before[name], before[name])
+                attacks[name, eps] = before[name] = known
         probe = self.probe(clean, attacks)
         minimal = None
         if self.settings.minimal and self.settings.eps:
@@ -126,19 +122,15 @@ class _Audit(Measurements):
             return None
         order = torch.randperm(len(fine), generator=self.generator("checked images"))[: settings.check_images]
         images = fine[order].tolist()
-        pgd_name, last = settings.attacks
-        eps = telling_level(
-            {eps: sum(attacks[pgd_name, eps]["correct"]) for eps in settings.eps}, sum(clean["correct"])
-        )
+        first, last = settings.names[0], settings.names[-1]
+        eps = telling_level({eps: sum(attacks[first, eps]["correct"]) for eps in settings.eps}, sum(clean["correct"]))
         huge = HUGE * settings.eps[-1]  # the only level of its kind, so that its short name is unique
         standing = [image for image in images if attacks[last, eps]["correct"][image]]
         twice = self.checked(f"pgd-{2 * settings.pgd_steps}@{level_key(eps)}", standing, eps, self.twice)
-        rescaled = self.checked(f"{pgd_name} on other scales@{level_key(eps)}", standing, eps, self.on_other_scales)
-        square_run = partial(square, score=_lead, queries=settings.square_queries)
-        by_square = self.checked(f"square@{level_key(eps)}", images, eps, square_run)
-        estimated = partial(spsa, loss=overtaking, samples=settings.spsa_samples, steps=settings.spsa_steps)
-        by_spsa = self.checked(f"spsa@{level_key(eps)}", images[: settings.spsa_images], eps, estimated)
-        by_huge = self.checked(f"huge@{huge:g}", images, huge, self.by_name(pgd_name))
+        rescaled = self.checked(f"{first} on other scales@{level_key(eps)}", standing, eps, self.on_other_scales)
+        by_square = self.checked(f"square@{level_key(eps)}", images, eps, self.black_box("square"))
+        by_spsa = self.checked(f"spsa@{level_key(eps)}", images[: settings.spsa_images], eps, self.black_box("spsa"))
+        by_huge = self.checked(f"huge@{huge:g}", images, huge, self.by_name(first))
         broken = {name: _broken(result) for name, result in (("square", by_square), ("spsa", by_spsa))}
         black_boxes = f"Square attack, {settings.square_queries} queries"
         if settings.spsa_images:
@@ -167,14 +159,23 @@ class _Audit(Measurements):
         }
 
     def twice(self, problem: Problem, generator: torch.Generator) -> Attacked:
-        """PGD and APGD with twice the steps."""
-        by_pgd = pgd(problem, cross_entropy, steps=2 * self.settings.pgd_steps, generator=generator)
-        by_apgd = apgd(problem, cross_entropy, steps=2 * self.settings.apgd_steps, generator=generator)
-        return _together([by_pgd, by_apgd])
+        """All attacks with twice the steps."""
+        components = self.settings.components.values()
+        return _together([replace(it, steps=2 * it.steps).run(problem, None, generator) for it in components])
+
+    def black_box(self, name: str) -> Callable[..., Attacked]:
+        """The Square attack or SPSA, with the numbers of the settings."""
+        settings, (component,) = self.settings, PRESETS[name]
+        if name == "square":
+            component = replace(component, steps=settings.square_queries)
+        else:
+            run = partial(component.attack, samples=settings.spsa_samples)
+            component = replace(component, attack=run, steps=settings.spsa_steps, passes=settings.spsa_samples + 1)
+        return partial(component.run, labels=None)
 
     def on_other_scales(self, problem: Problem, generator: torch.Generator) -> Attacked:
-        """PGD on smaller and larger logits."""
-        run = self.by_name(self.settings.attacks[0])
+        """The first attack on smaller and larger logits."""
+        run = self.by_name(self.settings.names[0])
         results = [
             run(replace(problem, model=tempered(problem.model, 1 / factor)), generator=generator) for factor in SCALES
         ]
@@ -188,7 +189,7 @@ class _Audit(Measurements):
     def minimal(self, clean: Result, attacks: dict[tuple[str, float], Result]) -> Result:
         """Smallest noise of each image, between the largest level it stood and the noise that broke it."""
         settings = self.settings
-        worst = [attacks[settings.attacks[-1], eps] for eps in settings.eps]
+        worst = [attacks[settings.names[-1], eps] for eps in settings.eps]
         levels = (0.0, *settings.eps)
         found: list[float | None] = [None if stood else 0.0 for stood in clean["correct"]]
         images, stood_levels = [], []
@@ -228,7 +229,7 @@ class _Audit(Measurements):
 
         def run(problem: Problem, start: Tensor | None) -> Attacked:
             steps = self.settings.pgd_steps if start is None else self.settings.minimal_steps
-            return pgd(problem, cross_entropy, steps=steps, generator=generator, start=start)
+            return replace(PGD, steps=steps).run(problem, None, generator, start)
 
         return run
 
@@ -254,11 +255,6 @@ def _together(results: Sequence[Attacked]) -> Attacked:
     x, quality, _ = worst_of(results)
     forward, backward = (torch.stack([getattr(it, way) for it in results]).sum(0) for way in ("forward", "backward"))
     return Attacked(x, quality, results[0].trace, forward, backward)
-
-
-def _lead(logits: Tensor, y: Tensor) -> Tensor:
-    """Score (B,) that the Square attack lowers."""
-    return -overtaking(logits, y, 0.0)
 
 
 def _broken(result: Result) -> set[int]:

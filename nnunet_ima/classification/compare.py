@@ -167,7 +167,7 @@ def _facts(
     height, width = data.images.shape[2:]
     facts = {
         "images": f"{len(ids)} test images of {len(data)}, {height}×{width} pixels in [0, 1]",
-        "attacks": f"{', then '.join(settings.attacks)} on what is left; noise is not clipped to [0, 1]",
+        "attacks": f"{', then '.join(settings.names)} on what is left; noise is not clipped to [0, 1]",
         "white noise": f"uniform, {settings.noise_draws} draws",
         "models": f"preset {shown.settings['preset']}, seed {shown.settings['seed']}: "
         + "; ".join(f"{name} {_described(classifier)}" for name, classifier in classifiers.items()),

@@ -10,10 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.apgd import apgd
-from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.noise import draw_white_noise
-from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.under_attack import Target, right
@@ -94,9 +91,9 @@ class Measurements:
             smaller: the attack's own result at the level below, whose broken images need none either.
         """
         place = f"{attack}@{level_key(eps)}"
-        return self.measured(place, lambda: self.attack(place, self.by_name(attack), eps, (known, smaller)), ATTACK)
+        return self.measured(place, lambda: self.attack(place, attack, eps, (known, smaller)), ATTACK)
 
-    def attack(self, place: str, attack: Callable[..., Attacked], eps: float, known: Sequence[Result]) -> Result:
+    def attack(self, place: str, attack: str, eps: float, known: Sequence[Result]) -> Result:
         """Attack all images that every known result left right; the others carry over from the first that broke them.
 
         "carried" is 1 where an image was not attacked, because it is wrong already.
@@ -110,8 +107,9 @@ class Measurements:
                     found["predicted"][image] = result["predicted"][image]
                     noise[image] = result["noise"][image] if "noise" in result else 0.0
         images = [image for image in range(len(self.ids)) if all(result["correct"][image] for result in known)]
-        run = partial(attack, generator=self.generator(place))
-        outcome = self.target.attack(images, self.radius(eps), run, self.teller(place))
+        run, keeps_form = self.by_name(attack), self.settings.components[attack].keeps_form(None)
+        run = partial(run, generator=self.generator(place))
+        outcome = self.target.attack(images, self.radius(eps), run, self.teller(place), keeps_form)
         for number, image in enumerate(images):
             found["carried"][image], noise[image] = 0, outcome.noise[number]
             for key in ("predicted", "correct", "forward", "backward"):
@@ -119,11 +117,8 @@ class Measurements:
         return {"eps": eps, "radius": self.radius(eps), **found, "noise": noise, "trace": outcome.trace}
 
     def by_name(self, attack: str) -> Callable[..., Attacked]:
-        """A gradient attack that waits for a problem and a generator."""
-        pgd_name, _ = self.settings.attacks
-        if attack == pgd_name:
-            return partial(pgd, loss=cross_entropy, steps=self.settings.pgd_steps)
-        return partial(apgd, loss=cross_entropy, steps=self.settings.apgd_steps)
+        """An attack that waits for a problem and a generator."""
+        return partial(self.settings.components[attack].run, labels=None)
 
     def checked(self, place: str, images: list[int], eps: float, attack: Callable[..., Attacked]) -> Result:
         """Result of an attack on some images only."""

@@ -107,7 +107,7 @@ def image_rows(
     rows = []
     for audit in audits:
         probabilities = torch.tensor(audit.clean["logits"]).softmax(1)
-        worst = [(0.0, audit.clean), *((eps, audit.attacks[settings.attacks[-1], eps]) for eps in settings.eps)]
+        worst = [(0.0, audit.clean), *((eps, audit.attacks[settings.names[-1], eps]) for eps in settings.eps)]
         for image, name in enumerate(ids):
             predicted = audit.clean["predicted"][image]
             eps = audit.minimal["eps"][image] if audit.minimal is not None else None
@@ -145,7 +145,7 @@ def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, setting
     `mean_accuracy` is that over the noise levels under the worst attack, clean images not included. `passes` are those
     of the gradient attacks.
     """
-    last = settings.attacks[-1]
+    last = settings.names[-1]
     worst = [fmean(audit.attacks[last, eps]["correct"]) for eps in settings.eps]
     return {
         "model": audit.name,
@@ -179,10 +179,10 @@ def _minimal(audit: ClassifierAudit, settings: AuditSettings) -> Row | None:
 
 
 def _rows(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings: AuditSettings) -> list[Row]:
-    clean = {attack: audit.clean for attack in settings.attacks}
+    clean = {attack: audit.clean for attack in settings.names}
     levels = [_row(audit, 0.0, clean, labels, positive, settings)]
     for eps in settings.eps:
-        results = {attack: audit.attacks[attack, eps] for attack in settings.attacks}
+        results = {attack: audit.attacks[attack, eps] for attack in settings.names}
         levels.append(_row(audit, eps, results, labels, positive, settings))
     return levels
 
@@ -207,7 +207,7 @@ def _row(
         "model": audit.name,
         "eps": eps,
         "rms": _rms(eps, settings),
-        **rates(results[settings.attacks[-1]]["predicted"], labels, positive),
+        **rates(results[settings.names[-1]]["predicted"], labels, positive),
         "attacks": {attack: wilson(sum(result["correct"]), count) for attack, result in results.items()},
         "noise": None if white is None else wilson(sum(white["correct"]), count),
         "auc_noise": None if white is None else auc(_scores(white["logits"], positive), labels, positive),

@@ -91,9 +91,22 @@ class Target:
         return logits
 
     def attack(
-        self, images: Sequence[int], radius: float, attack: Attack, tell: Callable[[float], None] | None = None
+        self,
+        images: Sequence[int],
+        radius: float,
+        attack: Attack,
+        tell: Callable[[float], None] | None = None,
+        keeps_form: bool = True,
     ) -> Outcome:
-        """Attack images of these numbers with noise of at most a norm; `tell` hears the share that is done."""
+        """Attack images of these numbers with noise of at most a norm.
+
+        Args:
+            images: numbers of the images.
+            radius: the largest norm of noise.
+            attack: problem to result.
+            tell: hears the share that is done.
+            keeps_form: see `attacks.losses.AttackLoss`.
+        """
         outcome, courses = Outcome(), []
         steps = zero = broken = 0
         numbers = torch.tensor(list(images), dtype=torch.long)
@@ -114,7 +127,7 @@ class Target:
             courses.append(attacked.trace.loss[:, stood].cpu())
             if tell is not None:
                 tell(len(outcome.correct) / len(numbers))
-        outcome.trace = {"steps": steps, "zero": zero, "not_finite": broken, "keeps_form": True}
+        outcome.trace = {"steps": steps, "zero": zero, "not_finite": broken, "keeps_form": keeps_form}
         outcome.trace["loss"] = _mean_course(courses)
         return outcome
 
@@ -150,12 +163,6 @@ def right(logits: Tensor, y: Tensor) -> Tensor:
 def true_probability(logits: Tensor, y: Tensor) -> Tensor:
     """Quality (B,) for pictures: the probability of the true class, which noise goes on to lower."""
     return logits.float().softmax(1).gather(1, y[:, None])[:, 0]
-
-
-def overtaking(logits: Tensor, y: Tensor, progress: float) -> Tensor:
-    """Loss (B,) for black boxes: by how much another class leads. Unlike cross-entropy it never saturates."""
-    true = logits.gather(1, y[:, None])[:, 0]
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
 
 
 def _mean_course(courses: Sequence[Tensor]) -> list[float]:

@@ -84,7 +84,7 @@ class Attack:
 
     attack: tuple[str, ...] = ("pgd",)
     """Attacks: pgd (the paper's), quick, standard (the strongest), or one of fgsm, ifgsm, apgd, segpgd, cospgd, square,
-    noise-uniform, noise-gaussian."""
+    spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None
     """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""

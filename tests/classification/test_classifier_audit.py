@@ -115,7 +115,7 @@ def test_accuracy_falls_with_noise_and_what_is_broken_is_not_attacked_again(
     audited: Audited, settings: AuditSettings
 ) -> None:
     found = audited()
-    pgd, apgd = settings.attacks
+    pgd, apgd = settings.names
     before = found.clean
     for eps in settings.eps:
         first, worst = found.attacks[pgd, eps], found.attacks[apgd, eps]
@@ -214,7 +214,7 @@ def test_the_largest_change_of_a_pixel_bounds_noise_too(settings: AuditSettings,
         distance = (logits[:, 0] - logits[:, 1]).abs() / slope
     right = torch.tensor(found.clean["correct"]).bool()
     for eps in settings.eps:
-        result = found.attacks[settings.attacks[-1], eps]
+        result = found.attacks[settings.names[-1], eps]
         stands, near = (distance > eps) & right, (distance / eps - 1).abs() < 0.02
         assert ((torch.tensor(result["correct"]) == stands) | near).all()
         assert result["radius"] == eps
