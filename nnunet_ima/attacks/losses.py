@@ -5,7 +5,8 @@ vanishes on confident right ones, and background voxels dominate its mean.
 
 Each is called with logits (B, K, *spatial), target, `Labels` and the share of the steps that is done; each returns
 losses (B,), computed in float32, means over valid voxels; those of classification know no `Labels`. Region-based
-targets make every region a binary problem of its own. Below, p is the probability of a voxel's true class, CE = -log p, and c is 1 where the prediction is right.
+targets make every region a binary problem of its own. Below, p is the probability of a voxel's true class,
+CE = -log p, and c is 1 where the prediction is right.
 """
 
 from __future__ import annotations

@@ -136,3 +136,8 @@ PRESETS: dict[str, tuple[Component, ...]] = {
         SEGPGD,
     ),
 }
+
+
+def find_component(preset: str, name: str) -> Component:
+    """One of a preset's attacks."""
+    return next(component for component in PRESETS[preset] if component.name == name)

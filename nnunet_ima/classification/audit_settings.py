@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nnunet_ima.attacks.losses import find_loss
 from nnunet_ima.attacks.presets import PRESETS, Component
@@ -90,3 +91,8 @@ class AuditSettings:
     def names(self) -> tuple[str, ...]:
         """Names under which the attacks' results are stored."""
         return tuple(self.components)
+
+    def question(self) -> dict[str, Any]:
+        """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""
+        wanted = ("eps", "attacks", "minimal", "check_images", "spsa_images")
+        return {name: value for name, value in asdict(self).items() if name not in wanted}

@@ -285,7 +285,7 @@ def test_an_audit_of_nothing_claims_nothing(scene: Scene, capsys: pytest.Capture
         raise RuntimeError("nnU-Net cannot read it")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_ima.audit.case_audit.read_volume", unreadable)
+        patch.setattr("nnunet_ima.inference.volumes.read_volume", unreadable)
         with pytest.raises(SystemExit):
             attack.main(scene.command())
     assert "cannot be read: nnU-Net cannot read it" in capsys.readouterr().err.splitlines()[-1]

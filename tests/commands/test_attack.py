@@ -73,7 +73,8 @@ def test_same_command_again_measures_nothing(
     command = arguments(trained_model, own_cases, tmp_path / "out")
     main(command)
     first = capsys.readouterr().out
-    monkeypatch.setattr("nnunet_ima.audit.case_audit.CaseAudit.attack", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("nnunet_ima.audit.target.Target.look", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("nnunet_ima.audit.predictions.Predictions.predict", lambda *_: pytest.fail("measured again"))
     main(command)
     assert capsys.readouterr().out == first
 
