@@ -109,7 +109,7 @@ def test_noise_is_within_its_bound_as_stored_and_told_in_all_units(findings: Fin
 def test_dice_is_that_of_nnunets_own_evaluation(findings: Findings, cases: list[Case], folder: Path) -> None:
     """On the stored prediction, over the whole volume, slices without foreground included."""
     for record in findings.records:
-        name = "clean" if record.attack == "clean" else f"{record['attack']}@{record['eps']:g}"
+        name = "clean" if record.attack == "clean" else f"{record.attack}@{record.eps:g}"
         predicted = np.asarray(nib.load(folder / "images" / "m" / record.case / f"{name}.nii.gz").dataobj)
         case = next(case for case in cases if case.name == record.case)
         label = np.asarray(nib.load(case.label).dataobj)
@@ -134,7 +134,7 @@ def test_files_open_beside_the_image(findings: Findings, cases: list[Case], fold
             (record for record in findings.records if record.case == case.name and record.eps == 0.1),
             key=lambda record: record.dice,
         )
-        file = folder / "images" / "m" / case.name / f"{worst['attack']}@0.1.nii.gz"
+        file = folder / "images" / "m" / case.name / f"{worst.attack}@0.1.nii.gz"
         attacked = np.asarray(nib.load(file).dataobj)
         assert np.array_equal(values == np.float32(0.1), attacked != clean)
     assert not (folder / "noise").exists()

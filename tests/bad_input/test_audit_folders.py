@@ -220,6 +220,8 @@ SPOILED = {
     "manifest is a list": manifest("[]"),
     "question is a list": manifest('{"question": [], "provenance": []}'),
     "provenance is no list": manifest('{"question": {}, "provenance": {}}'),
+    "manifest of an earlier release": manifest('{"question": {}, "provenance": []}'),
+    "manifest of a later release": manifest('{"schema": 99, "question": {}, "provenance": []}'),
     "case leads out of the folder": name_in_dataset_json("../../../../ESCAPED"),
     "case is a path": name_in_dataset_json("/ESCAPED"),
     "case has no name": name_in_dataset_json(""),
