@@ -15,11 +15,11 @@ from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.records import Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORST = "worst of all"  # per case, over all attacks of the audit
 
 OF_NOISE = ("noise", "worst_component")
@@ -153,12 +153,6 @@ def _at_median(found: Sequence[Margin], unit: str) -> float | None:
     values = [None if entry.units is None else entry.units[unit] for entry in found]
     meaningless = any(entry.units and entry.units[unit] is None for entry in found)
     return None if meaningless else censored_quantile(values, 0.5)
-
-
-def censored_quantile(values: Sequence[float | None], share: float) -> float | None:
-    """A quantile that is always one of the values; None stands for more than was tried."""
-    found = np.quantile([np.inf if value is None else value for value in values], share, method="inverted_cdf")
-    return None if np.isinf(found) else float(found)
 
 
 def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Result]]) -> list[dict[str, Any]]:

@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.audit.summary import censored_quantile
 from nnunet_ima.classification.audit import BlackBoxed, ClassifierAudit
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.records import AttackedImages, Clean
 from nnunet_ima.classification.scores import auc, rates, wilson
+from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.perturbation.budget import Budget
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ALLOWANCE = 0.08  # of clean accuracy, that a defence may cost
 
 Row = dict[str, Any]

@@ -261,11 +261,8 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
 
 
 def _other_release(file: Path, schema: Any) -> OSError:
-    written = "before release 0.2" if schema is None else f"by a release with records of version {schema}"
-    msg = (
-        f"{file} was written {written}, this one reads version {SCHEMA} alone; choose another folder with --output, or "
-        "go on with that release"
-    )
+    release = "an earlier release" if schema is None else f"a release whose records have the version {schema!r}"
+    msg = f"{file} was written by {release}; choose another folder with --output, or go on with that release"
     return OSError(msg)
 
 
