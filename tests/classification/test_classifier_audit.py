@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -154,33 +155,32 @@ def test_a_killed_audit_goes_on_to_the_same_files(
     assert audited(folder=tmp_path / "b") == whole  # from the store alone
 
 
-def test_one_more_level_measures_that_level_alone(settings: AuditSettings, tmp_path: Path) -> None:
+def test_one_more_level_measures_that_level_alone(
+    settings: AuditSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: set[str] = set()
+    original = Store.put
+
+    def put(store: Store, result: Any, *place: str, given: Sequence[str] = ()) -> Any:
+        measured.add(place[-1])
+        return original(store, result, *place, given=given)
+
     def audit(folder: str, eps: tuple[float, ...]) -> ClassifierAudit:
         store = Store(tmp_path / folder, replace(settings, eps=eps).question(), {})
-        return audit_classifier("linear", Linear(), *images(), replace(settings, eps=eps), store, told.append)
+        return audit_classifier("linear", Linear(), *images(), replace(settings, eps=eps), store)
 
-    told = Told()
     fresh = audit("fresh", (0.1, 0.3, 0.9))
     audit("out", (0.1, 0.3))
-    told.attacked.clear()
+    monkeypatch.setattr(Store, "put", put)
     assert audit("out", (0.1, 0.3, 0.9)) == fresh
-    assert not told.attacked & {"pgd-20@0.1", "apgd-20@0.1", "pgd-20@0.3", "apgd-20@0.3"}
-    assert {"pgd-20@0.9", "apgd-20@0.9", "check-huge@18"} <= told.attacked
-    told.attacked.clear()
+    assert {"noise-uniform@0.9", "pgd-20@0.9", "apgd-20@0.9", "check-huge@18", "minimal"} <= measured
+    assert not [place for place in measured if place.endswith(("@0.1", "@0.3")) and not place.startswith("check-")]
+    measured.clear()
+    audit("out", (0.1, 0.3, 0.9))
+    assert not measured
     between = audit("out", (0.1, 0.2, 0.3, 0.9))  # what 0.2 breaks is not attacked at 0.3 again
+    assert {"pgd-20@0.2", "pgd-20@0.3", "pgd-20@0.9"} <= measured
     assert between.attacks == audit("other", (0.1, 0.2, 0.3, 0.9)).attacks
-    assert between.attacks["pgd-20", 0.3].carried != fresh.attacks["pgd-20", 0.3].carried
-
-
-class Told:
-    """Hears which attacks are on their way, and not only looked up."""
-
-    def __init__(self) -> None:
-        self.attacked: set[str] = set()
-
-    def append(self, place: str, share: float) -> None:
-        if share < 1:
-            self.attacked.add(place)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}"])

@@ -158,6 +158,7 @@ def test_an_audit_by_other_numbers_is_refused(
 
 
 def test_one_more_level_joins_the_audit(images: Path, output: Path) -> None:
+    compare(images, output)
     before = summary_of(output)["rows"]
     compare(images, output, "--eps", "0.5", "2", "3")
     after = summary_of(output)["rows"]
