@@ -1,11 +1,12 @@
-"""Losses to climb.
+"""Losses to climb, of segmentation and of classification.
 
 Plain cross-entropy is a weak attack on segmentation: its gradient is largest on voxels that are wrong already, it
 vanishes on confident right ones, and background voxels dominate its mean.
 
 Each is called with logits (B, K, *spatial), target, `Labels` and the share of the steps that is done; each returns
-losses (B,), computed in float32, means over valid voxels. Region-based targets make every region a binary problem of
-its own. Below, p is the probability of a voxel's true class, CE = -log p, and c is 1 where the prediction is right.
+losses (B,), computed in float32, means over valid voxels; those of classification know no `Labels`. Region-based
+targets make every region a binary problem of its own. Below, p is the probability of a voxel's true class,
+CE = -log p, and c is 1 where the prediction is right.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,19 @@ from nnunet_ima.attacks.problem import Loss
 from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 SegmentationLoss = Callable[[Tensor, Tensor, Labels, float], Tensor]
+
+
+@dataclass(frozen=True)
+class AttackLoss:
+    """A loss by its name in the registry.
+
+    Attributes:
+        function: the loss; that of classification takes no `Labels`.
+        keeps_form: it is the same function at every step, so that its course tells whether an attack has converged.
+    """
+
+    function: SegmentationLoss | Loss
+    keeps_form: bool = True
 
 
 def dice_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
@@ -79,21 +94,60 @@ def cross_entropy(logits: Tensor, y: Tensor, progress: float) -> Tensor:
     return F.cross_entropy(logits.float(), y, reduction="none")
 
 
-LOSSES: dict[str, SegmentationLoss] = {
-    "dice_ce": dice_ce,
-    "masked_ce": masked_ce,
-    "balanced_masked_ce": balanced_masked_ce,
-    "js": js,
-    "segpgd": segpgd,
-    "cospgd": cospgd,
-    "dice": dice,
+def overtaking(logits: Tensor, y: Tensor, progress: float) -> Tensor:
+    """Lead (B,) of another class in a classifier's logits (B, K); unlike cross-entropy it never saturates."""
+    true = logits.gather(1, y[:, None])[:, 0]
+    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+
+
+LOSSES: dict[str, AttackLoss] = {
+    "dice_ce": AttackLoss(dice_ce),
+    "masked_ce": AttackLoss(masked_ce),
+    "balanced_masked_ce": AttackLoss(balanced_masked_ce),
+    "js": AttackLoss(js),
+    "segpgd": AttackLoss(segpgd, keeps_form=False),
+    "cospgd": AttackLoss(cospgd),
+    "dice": AttackLoss(dice),
 }
+CLASS_LOSSES: dict[str, AttackLoss] = {
+    "cross_entropy": AttackLoss(cross_entropy),
+    "overtaking": AttackLoss(overtaking),
+}
+# What an attack climbs that is the same for both tasks, in segmentation and in classification: what networks are
+# trained with, and what a search without gradients sees best.
+ROLES = {"trained": ("dice_ce", "cross_entropy"), "searched": ("dice_ce", "overtaking")}
 
 
-def bound(name: str, labels: Labels) -> Loss:
-    """The loss of this name, for targets that are read this way."""
-    loss = LOSSES[name]
-    return lambda logits, target, progress: loss(logits, target, labels, progress)
+def find_loss(name: str, labels: Labels | None) -> AttackLoss:
+    """Return the loss of a name or role.
+
+    Args:
+        name: in `LOSSES`, `CLASS_LOSSES` or `ROLES`.
+        labels: how targets are read; None: they are classes.
+
+    Raises:
+        ValueError: the task has no such loss.
+    """
+    known, task = (CLASS_LOSSES, "classification") if labels is None else (LOSSES, "segmentation")
+    name = ROLES[name][labels is None] if name in ROLES else name
+    if name not in known:
+        msg = f"{name} is no loss of {task}, whose losses are {', '.join(known)}"
+        raise ValueError(msg)
+    return known[name]
+
+
+def bound(name: str, labels: Labels | None) -> Loss:
+    """The loss of a name or role (see `find_loss`), for targets that are read this way."""
+    function: Any = find_loss(name, labels).function
+    if labels is None:
+        found: Loss = function
+        return found
+
+    def loss(logits: Tensor, target: Tensor, progress: float) -> Tensor:
+        value: Tensor = function(logits, target, labels, progress)
+        return value
+
+    return loss
 
 
 @dataclass(frozen=True)

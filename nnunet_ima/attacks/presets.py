@@ -1,4 +1,7 @@
-"""Named attacks, as data. Results are stored under these names: a name stands for the same attack everywhere."""
+"""The registry of attacks, for all tasks. Results are stored under these names: a name stands for one attack for ever.
+
+A new attack is a function in a file of its own and a line in `PRESETS`; a new loss, a line in `losses.LOSSES`.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.apgd import LARGE_TO_SMALL, apgd
-from nnunet_ima.attacks.losses import bound
+from nnunet_ima.attacks.losses import bound, find_loss
 from nnunet_ima.attacks.noise import white_noise
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
+from nnunet_ima.attacks.spsa import spsa
 from nnunet_ima.attacks.square import square
 from nnunet_ima.tasks.voxelwise import Labels
+
+PROBED_AT_ONCE = 2**24  # elements of the samples that SPSA puts into one pass
 
 Attack = Callable[[Problem, Loss, int, torch.Generator, Tensor | None], Attacked]
 
@@ -27,33 +33,39 @@ class Component:
     Attributes:
         name: unique among all presets, unless it is the same attack.
         attack: problem, loss, steps, generator and noise to begin from, to a result.
-        steps: gradient steps; draws of white noise; queries of a black box.
-        loss: name in `LOSSES` of what is climbed; None: nothing is.
+        steps: gradient steps; draws of white noise; queries or steps of a black box.
+        loss: name or role of what is climbed, see `losses.find_loss`; None: nothing is.
         gradients: whether steps are gradient steps.
+        passes: forward passes of a step that is no gradient step.
     """
 
     name: str
     attack: Attack
     steps: int
-    loss: str | None = "dice_ce"
+    loss: str | None = "trained"
     gradients: bool = True
+    passes: int = 1
 
     def with_steps(self, steps: int | None) -> Component:
         """Return the attack with another number of gradient steps; without any, or with FGSM's one, as it is."""
         return self if steps is None or not self.gradients or self.steps == 1 else replace(self, steps=steps)
 
     def run(
-        self, problem: Problem, labels: Labels, generator: torch.Generator, start: Tensor | None = None
+        self, problem: Problem, labels: Labels | None, generator: torch.Generator, start: Tensor | None = None
     ) -> Attacked:
         """Attack.
 
         Args:
             problem: what to attack.
-            labels: how its targets are read.
+            labels: how its targets are read; None: they are classes.
             generator: source of all random draws.
-            start: noise (B, C, *spatial) to begin from; white noise and the Square attack make no use of it.
+            start: noise (B, C, *spatial) to begin from; attacks without gradients make no use of it.
         """
-        return self.attack(problem, bound(self.loss or "dice_ce", labels), self.steps, generator, start)
+        return self.attack(problem, bound(self.loss or "trained", labels), self.steps, generator, start)
+
+    def keeps_form(self, labels: Labels | None) -> bool:
+        """Whether what is climbed is the same function at every step; see `losses.AttackLoss`."""
+        return self.loss is None or find_loss(self.loss, labels).keeps_form
 
 
 def _pgd(
@@ -85,6 +97,13 @@ def _square(problem: Problem, loss: Loss, steps: int, generator: torch.Generator
     return square(problem, lambda logits, y: -loss(logits, y, 0.0), queries=steps, generator=generator)
 
 
+def _spsa(
+    problem: Problem, loss: Loss, steps: int, generator: torch.Generator, start: Tensor | None, *, samples: int
+) -> Attacked:
+    chunk = max(2, min(256, PROBED_AT_ONCE // problem.x[0].numel()))
+    return spsa(problem, loss, samples=samples, steps=steps, generator=generator, chunk=chunk)
+
+
 def _noise(
     problem: Problem, loss: Loss, steps: int, generator: torch.Generator, start: Tensor | None, *, kind: str
 ) -> Attacked:
@@ -106,7 +125,8 @@ PRESETS: dict[str, tuple[Component, ...]] = {
     "apgd": (Component("apgd", _apgd, 100),),
     "segpgd": (SEGPGD,),
     "cospgd": (Component("cospgd", _pgd, 100, "cospgd"),),
-    "square": (Component("square", _square, 1000, gradients=False),),
+    "square": (Component("square", _square, 1000, "searched", False),),
+    "spsa": (Component("spsa", partial(_spsa, samples=128), 20, "searched", False, passes=129),),
     "quick": (Component("apgd-50", _apgd, 50),),
     "standard": (
         PGD,
@@ -116,3 +136,8 @@ PRESETS: dict[str, tuple[Component, ...]] = {
         SEGPGD,
     ),
 }
+
+
+def find_component(preset: str, name: str) -> Component:
+    """One of a preset's attacks."""
+    return next(component for component in PRESETS[preset] if component.name == name)

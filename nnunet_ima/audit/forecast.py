@@ -15,7 +15,8 @@ from torch import Tensor
 
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit import margin, probes
-from nnunet_ima.audit.case_audit import Settings
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.evidence.probes import SCALES
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import read_volume
@@ -80,16 +81,16 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     """Passes over a case without and with gradients, of a whole audit of one model."""
     attacks = {entry.name: entry.with_steps(settings.steps) for attack in settings.attacks for entry in PRESETS[attack]}
     steps = sum(entry.steps for entry in attacks.values() if entry.gradients)
-    looks = sum(LOOKS if entry.gradients else entry.steps + 1 for entry in attacks.values())
-    # scores: of every attack; of every preset, stored and again from the file; of white noise twice
-    looks += len(attacks) + 2 * len(settings.attacks) + 2
+    looks = sum(LOOKS if entry.gradients else entry.steps * entry.passes + 1 for entry in attacks.values())
+    # scores: of every attack; of every preset's worst again from the file; of white noise twice
+    looks += len(attacks) + len(settings.attacks) + 2
     looks, steps = 2 + len(settings.eps) * looks, len(settings.eps) * steps  # clean, and for its temperature
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])
-        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * (3 + len(probes.SCALES)) * first
+        looks, steps = looks + probed * (probes.QUERIES + 7), steps + probed * (3 + len(SCALES)) * first
     return looks, steps
 
 

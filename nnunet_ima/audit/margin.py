@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from nnunet_ima.attacks.minimal import minimal_eps
-from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit.case_audit import CaseAudit, Watch
-from nnunet_ima.evidence.stored_results import MARGIN
+from nnunet_ima.attacks.presets import find_component
+from nnunet_ima.audit.case_audit import CaseAudit
+from nnunet_ima.audit.target import Watch
+from nnunet_ima.evidence.engine import Unit
+from nnunet_ima.evidence.records import Margin, Narrowed, Result
+from nnunet_ima.evidence.store import level_key
 
 # Gradient steps of each round, share of the margin at which the search ends, most rounds.
 STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5
 
 
-def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
+def margin(case: CaseAudit, watch: Watch | None = None) -> Margin:
     """Search the robustness margin of a case.
 
     The audit's own noise levels, each under its worst attack, bracket the margin; bisection narrows it, with the attack
@@ -25,48 +27,53 @@ def margin(case: CaseAudit, watch: Watch | None = None) -> dict[str, Any]:
     Args:
         case: the case, already attacked at all levels.
         watch: told of the progress.
-
-    Returns:
-        eps: the margin; 0 if Dice is below the threshold without noise; None if the case stands the largest level.
-        dice: at the margin, or at the largest level.
     """
-    if (stored := case.get("margin", needs=MARGIN)) is not None:
-        return stored
-    settings, largest = case.settings, case.settings.eps[-1]
-    worst = {eps: case.worst(eps) for eps in settings.eps}
-    dice = {0.0: case.clean()["dice"]} | {eps: record["dice"] for eps, record in worst.items()}
-    fallen = [eps for eps in sorted(dice) if dice[eps] < settings.threshold]
-    found, at = (fallen[0], dice[fallen[0]]) if fallen else (None, dice[largest])
-    if found:
-        found, at = _narrowed(case, max(eps for eps in dice if eps < found), worst[found], watch)
-    result = {
-        "model": case.name,
-        "case": case.volume.case.name,
-        "eps": found,
-        "largest_tried": largest,
-        "units": None if found is None else case.units.describe(case.radius(found)),
-        "dice": at,
-        "threshold": settings.threshold,
-    }
-    return case.put(result, "margin")
+    settings, clean = case.settings, case.clean()
+    levels = [clean, *(case.worst(eps) for eps in settings.eps)]
+    fallen = [number for number, result in enumerate(levels) if result.dice < settings.threshold]
+    eps, units, dice = None, None, levels[-1].dice
+    if fallen and fallen[0] == 0:
+        eps, units, dice = 0.0, clean.units, clean.dice
+    elif fallen:
+        found = _narrowed(case, levels[fallen[0] - 1].eps, levels[fallen[0]], watch)
+        eps, units, dice = found.eps, found.units, found.dice
+    return Margin(
+        model=case.name,
+        case=case.case.name,
+        eps=eps,
+        largest_tried=settings.eps[-1],
+        units=units,
+        dice=dice,
+        threshold=settings.threshold,
+    )
 
 
-def _narrowed(case: CaseAudit, stood: float, fallen: dict[str, Any], watch: Watch | None) -> tuple[float, float]:
-    """Narrow the interval between a level that the case stands and a result where it falls; returns ε and Dice."""
-    threshold, worst = case.settings.threshold, fallen["worst_component"]
-    component = replace(next(entry for entry in PRESETS[fallen["attack"]] if entry.name == worst), steps=STEPS)
-    generator = case.generator("margin")
+def _narrowed(case: CaseAudit, stood: float, fallen: Result, watch: Watch | None) -> Narrowed:
+    """Narrow the interval between a level that the case stands and a result where it falls."""
+    bracket = (
+        f"Dice {level_key(case.settings.threshold)}",
+        f"stood {level_key(stood)}",
+        f"fell to {fallen.worst_component} of {case.unit(fallen.attack, fallen.eps).name}",
+    )
+    unit = case.unit("margin", given=bracket)
+    return case.engine.result(unit, Narrowed, lambda unit: _search(case, unit, stood, fallen, watch))
+
+
+def _search(case: CaseAudit, unit: Unit, stood: float, fallen: Result, watch: Watch | None) -> Narrowed:
+    threshold, target, labels = case.settings.threshold, case.target, case.pipeline.model.labels
+    component = replace(find_component(fallen.attack, str(fallen.worst_component)), steps=STEPS)
+    generator, device = case.generator(unit.name), case.pipeline.model.device
     found = minimal_eps(
-        lambda eps: replace(case.problem(0.0, watch, "margin"), eps=eps.to(case.model.device)),
-        lambda problem, start: component.run(problem, case.model.labels, generator, start=start),
+        lambda eps: replace(target.problem(0.0, watch, unit.name), eps=eps.to(device)),
+        lambda problem, start: component.run(problem, labels, generator, start=start),
         low=torch.tensor([case.radius(stood)]),
-        high=torch.tensor([case.radius(fallen["eps"])]),
-        known=case.noise(fallen["attack"], worst, fallen["eps"])[None].to(case.model.device),
+        high=torch.tensor([case.radius(fallen.eps)]),
+        known=case.noise(fallen)[None].to(device),
         threshold=threshold,
         tolerance=TOLERANCE,
         rounds=ROUNDS,
     )
-    scored = float(case.score(case.volume.image + found.noise[0].cpu())["dice"])
-    if scored >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
-        return fallen["eps"], fallen["dice"]
-    return float(found.eps[0]) / case.radius(1.0), scored  # a level is proportional to the norm in every unit
+    eps, dice = float(found.eps[0]) / case.radius(1.0), case.score(case.volume.image + found.noise[0].cpu()).dice
+    if dice >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
+        eps, dice = fallen.eps, fallen.dice
+    return Narrowed(eps=eps, units=case.units.describe(case.radius(eps)), dice=dice)

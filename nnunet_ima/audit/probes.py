@@ -2,83 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from statistics import fmean
-from typing import Any
 
-import torch
-
-from nnunet_ima.attacks.presets import PRESETS, Component
-from nnunet_ima.audit.case_audit import CaseAudit, Watch
+from nnunet_ima.attacks.presets import PRESETS, Component, find_component
+from nnunet_ima.audit.case_audit import CaseAudit
+from nnunet_ima.audit.target import Target, Watch
+from nnunet_ima.evidence.engine import Unit
+from nnunet_ima.evidence.probes import HUGE, SCALES
+from nnunet_ima.evidence.records import AttackedAgain, Probe, Repeated
 from nnunet_ima.evidence.store import level_key
-from nnunet_ima.evidence.stored_results import PROBE
 
-HUGE = 20.0  # times the largest ε
-QUERIES = 300
-SCALES = (0.1, 10.0)  # of the logits, times the ordinary one
+QUERIES = 300  # of the black box
 
 
-def telling_level(results: Sequence[dict[str, Any]], attack: str) -> float:
-    """Return the noise level at which an attack halves the mean Dice most nearly: there, more would still show."""
-    of_attack = [entry for entry in results if entry["attack"] == attack]
-    levels: list[float] = sorted({entry["eps"] for entry in of_attack})
-    half = fmean(entry["clean_dice"] for entry in of_attack) / 2
-
-    def distance(eps: float) -> float:
-        return abs(fmean(entry["dice"] for entry in of_attack if entry["eps"] == eps) - half)
-
-    return min(levels, key=distance)
-
-
-def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> dict[str, Any]:
+def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> Probe:
     """Measure one case again: more steps, a black box, other scales of the logits, huge noise, the same twice.
 
     Where networks run in mixed precision, the attack is repeated in full precision.
 
     Args:
         case: the case, already attacked at `eps`.
-        eps: noise level; see `telling_level`.
+        eps: noise level; see `evidence.probes.telling_level`.
         watch: told of the progress.
-
-    Returns:
-        Dice of the first attack and of each measurement, ε of the large noise, queries of the black box, and the
-        largest difference between the logits of two passes. Dice in full precision is None where that is no other.
     """
-    key = level_key(eps)
-    place = f"probe@{key}"
-    if (stored := case.get(place, needs=PROBE)) is not None:
-        return stored
-    attack = case.settings.attacks[0]
-    worst = case.preset(attack, eps)["worst_component"]
-    component = next(entry for entry in PRESETS[attack] if entry.name == worst)
-    steps = component.with_steps(case.settings.steps).steps
-    large = HUGE * case.settings.eps[-1]  # the only level of its kind, so that its short name is unique
-    square = replace(PRESETS["square"][0], steps=QUERIES)
+    attack, key, large = case.settings.attacks[0], level_key(eps), HUGE * case.settings.eps[-1]
+    worst = str(case.preset(attack, eps).worst_component)
+    component = find_component(attack, worst).with_steps(case.settings.steps)
 
-    def dice(entry: Component, level: float, count: int, title: str, of: CaseAudit = case) -> float:
-        attacked, _ = of.attack(entry, case.radius(level), title, watch, steps=count)
-        return float(case.score(attacked.x[0])["dice"])
+    def again(
+        name: str, entry: Component, level: float, title: str, target: Callable[[], Target] | None = None
+    ) -> float:
+        """Dice under another attack, which its title seeds."""
 
-    precise = case.through(replace(case.pipeline, mixed_precision=False))
-    scaled = {factor: case.scaled(factor) for factor in SCALES}
+        def measure(unit: Unit) -> AttackedAgain:
+            attacked = case.attack(entry, level, title, watch, target and target())
+            return AttackedAgain(dice=case.score(attacked.x[0]).dice)
 
-    with torch.no_grad():
-        first, second = (case.pipeline(case.volume.image[None].to(case.model.device)) for _ in range(2))
-    result = {
-        "eps": eps,
-        "dice": case.component(component, eps)["dice"],
-        "dice_twice_the_steps": dice(component, eps, 2 * steps, f"twice the steps@{key}"),
-        "dice_black_box": dice(square, eps, QUERIES, f"black box@{key}"),
-        "queries": QUERIES,
-        "dice_other_scales": min(
-            dice(component, eps, steps, f"logits times {factor:g}@{key}", of) for factor, of in scaled.items()
-        ),
-        "dice_huge": dice(component, large, steps, f"huge@{large:g}"),
-        "eps_huge": large,
-        "dice_full_precision": dice(component, eps, steps, f"{worst}@{key}", precise)
-        if case.pipeline.mixed_precision
-        else None,
-        "repeat_difference": float((first - second).abs().max()),
-    }
-    return case.put(result, place)
+        unit = case.unit(f"probes/{name}", level, given=(f"{entry.name}, {entry.steps} steps",))
+        return case.engine.result(unit, AttackedAgain, measure).dice
+
+    def on_scale(factor: float) -> float:
+        name, title = f"{worst} of logits times {factor:g}", f"logits times {factor:g}@{key}"
+        return again(name, component, eps, title, lambda: case.target.scaled(factor))
+
+    def full() -> Target:
+        return case.target.through(replace(case.pipeline, mixed_precision=False))
+
+    twice, square = replace(component, steps=2 * component.steps), replace(PRESETS["square"][0], steps=QUERIES)
+    precise = None
+    if case.pipeline.mixed_precision:
+        precise = again(f"{worst} in full precision", component, eps, f"{worst}@{key}", full)
+    return Probe(
+        eps=eps,
+        quality=case.component(component, eps).dice,
+        twice_the_steps=again(f"{worst} with twice the steps", twice, eps, f"twice the steps@{key}"),
+        other_scales=min(map(on_scale, SCALES)),
+        black_box=again("black box", square, eps, f"black box@{key}"),
+        black_box_name=f"Square attack, {QUERIES} queries",
+        huge=again(f"{worst} with huge noise", component, large, f"huge@{large:g}"),
+        eps_huge=large,
+        full_precision=precise,
+        repeat_difference=case.engine.result(case.unit("probes/repeat"), Repeated, lambda _: _repeat(case)).difference,
+    )
+
+
+def _repeat(case: CaseAudit) -> Repeated:
+    """Compare the pass that every attack begins with to another one."""
+    return Repeated(difference=float((case.target.logits - case.target.look()).abs().max()))

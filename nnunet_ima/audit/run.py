@@ -6,43 +6,27 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit.case_audit import CaseAudit, Settings, Watch
+from nnunet_ima.audit.case_audit import CaseAudit
 from nnunet_ima.audit.margin import margin
-from nnunet_ima.audit.probes import probe, telling_level
-from nnunet_ima.evidence.store import Store, level_key
-from nnunet_ima.evidence.verdict import as_rows, verdict
+from nnunet_ima.audit.probes import probe
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.audit.target import Watch
+from nnunet_ima.evidence.engine import Engine
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.probes import telling_level
+from nnunet_ima.evidence.records import Failure, Result, WhiteNoise
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.evidence.verdict import Attempt, Course, judgements, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volumes import Volumes
 
-
-@dataclass
-class Findings:
-    """What an audit has found.
-
-    Attributes:
-        records: one for each model, case, attack and ε; see `CaseAudit.preset`. Clean results have the ε 0.
-        margins: one for each model and case; see `audit.margin`.
-        verdicts: rows of `evidence.verdict.as_rows`, of all models.
-        failed: model, case and error of each case that could not be measured.
-    """
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    margins: list[dict[str, Any]] = field(default_factory=list)
-    verdicts: list[dict[str, Any]] = field(default_factory=list)
-    failed: list[dict[str, str]] = field(default_factory=list)
-
-    @property
-    def conclusive(self) -> bool:
-        """Whether every check passed, nothing is missing and there is evidence at all."""
-        return (
-            bool(self.records and self.verdicts) and not self.failed and all(row["conclusive"] for row in self.verdicts)
-        )
-
+AT_HAND = 4  # cases whose audits are kept until they are probed
 
 Faults = Mapping[tuple[str, str], Sequence[str]]
 """Faults of each case by the names of model and case, one sentence each; see `inference.cases.check_case`."""
@@ -63,6 +47,7 @@ def run_audit(
     store: Store,
     probes: int,
     faults: Faults | None = None,
+    volumes: Volumes | None = None,
 ) -> Findings:
     """Measure all models on all cases; what the store holds already is not measured again.
 
@@ -73,15 +58,17 @@ def run_audit(
         store: keeps the results.
         probes: number of cases of each model that are measured again to judge the evidence.
         faults: of the cases, as `find_faults` finds them; None: they are looked for now.
+        volumes: reads the cases; None: one of its own.
     """
     faults = find_faults(pipelines, cases) if faults is None else faults
+    engine, volumes = Engine(store), volumes or Volumes()
     findings = Findings()
     per_case = len(settings.eps) * len(settings.attacks) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
         for name, pipeline in pipelines.items():
             bar.set_description(name)
-            audit = _ModelAudit(name, pipeline, settings, store, bar, watch, faults)
-            audit.measure(cases)
+            audit = _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults)
+            audit.measure(cases, probes)
             audit.judge(probes)
             findings.records += audit.found.records
             findings.margins += audit.found.margins
@@ -97,92 +84,84 @@ class _ModelAudit:
     name: str
     pipeline: Pipeline
     settings: Settings
-    store: Store
+    engine: Engine
+    volumes: Volumes
     bar: Any
     watch: Watch
     faults: Faults
     found: Findings = field(default_factory=Findings)
-    measured: list[Case] = field(default_factory=list)
+    measured: dict[str, tuple[Case, CaseAudit | None]] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    courses: list[Course] = field(default_factory=list)
 
-    def measure(self, cases: Sequence[Case]) -> None:
+    def measure(self, cases: Sequence[Case], probes: int) -> None:
         """Measure the cases; one that cannot be measured is noted, and the others go on."""
         for case in cases:
             try:
                 if faults := self.faults[self.name, case.name]:
                     raise ValueError("; ".join(faults))
-                self._measure(case)
-                self.measured.append(case)
+                audit = self._open(case)
+                self._measure(audit, self._watch(case))
+                # the first ones are probed: their volume and their logits stay at hand, unless they are many
+                self.measured[case.name] = (case, audit if len(self.measured) < min(probes, AT_HAND) else None)
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
 
     def _fail(self, case: Case, error: Exception) -> None:
-        self.found.failed.append({"model": self.name, "case": case.name, "error": str(error)})
+        self.found.failed.append(Failure(model=self.name, case=case.name, error=str(error)))
         tqdm.write(f"{case.name}: {error}", file=sys.stderr)
 
     def judge(self, probes: int) -> None:
         """Measure a few cases again, and judge the evidence."""
-        records = [record for record in self.found.records if record["attack"] != "clean"]
+        records = [record for record in self.found.records if record.attack != "clean"]
         probed = []
-        for case in self.measured[:probes] if records else []:
-            level = telling_level(records, self.settings.attacks[0])
+        for case, audit in list(self.measured.values())[:probes] if records else []:
+            level = _telling_level(records, self.settings.attacks[0])
             try:
-                probed.append(probe(self._open(case), level, self._watch(case)))
+                probed.append(probe(audit or self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
-        self.found.verdicts += as_rows(self.name, verdict(records, *self._evidence(records), probed))
+        self.found.verdicts += judgements(self.name, verdict(self.attempts, self.courses, probed))
 
-    def _measure(self, case: Case) -> None:
-        audit, watch = self._open(case), self._watch(case)
-        found = [_clean_record(audit, case)]
+    def _measure(self, audit: CaseAudit, watch: Watch) -> None:
+        found, attempts, margins = [audit.clean()], [], []
         self.bar.update()
         for eps in self.settings.eps:
             for attack in self.settings.attacks:
                 found.append(audit.preset(attack, eps, watch))
+                attempts.append(_attempt(found[-1], audit.random(eps)))
                 self.bar.update()
+            audit.close_level(eps)
         if self.settings.margins and self.settings.eps:
-            self.found.margins.append(margin(audit, watch))
+            margins = [margin(audit, watch)]
         audit.finish()
         self.found.records += found  # all of a case or nothing, so that means compare like with like
+        self.found.margins += margins
+        self.attempts += attempts
+        self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 
     def _open(self, case: Case) -> CaseAudit:
-        try:
-            return CaseAudit(self.name, self.pipeline.model, self.pipeline, case, self.settings, self.store)
-        except (RuntimeError, OSError) as error:  # what readers of images raise
-            reason = str(error).strip().splitlines()[-1] if str(error) else repr(error)
-            msg = f"{case.name} cannot be read: {reason}"
-            raise ValueError(msg) from error
+        return CaseAudit(self.name, self.pipeline, case, self.settings, self.engine, self.volumes)
 
     def _watch(self, case: Case) -> Watch:
         return lambda title, worst: self.watch(f"{case.name} {title}", worst)
 
-    def _evidence(
-        self, records: Sequence[dict[str, Any]]
-    ) -> tuple[list[dict[str, Any]], list[tuple[dict[str, Any], dict[str, Any]]]]:
-        """Results of the attacks' parts, and each result beside that of white noise."""
-        parts = {component.name for attack in self.settings.attacks for component in PRESETS[attack]}
-        places = {(record["case"], f"{part}@{level_key(record['eps'])}") for record in records for part in parts}
-        components = [self.store.get(self.name, case, "components", place) for case, place in sorted(places)]
-        whites = [
-            (record, self.store.get(self.name, record["case"], f"random@{level_key(record['eps'])}"))
-            for record in records
-        ]
-        return [entry for entry in components if entry], [(record, white) for record, white in whites if white]
+
+def _telling_level(records: Sequence[Result], attack: str) -> float:
+    of_attack = [record for record in records if record.attack == attack]
+    levels = {record.eps for record in of_attack}
+    dice = {eps: fmean(record.dice for record in of_attack if record.eps == eps) for eps in levels}
+    return telling_level(dice, fmean(record.clean_dice for record in of_attack))
 
 
-def _clean_record(audit: CaseAudit, case: Case) -> dict[str, Any]:
-    clean = audit.clean()
-    return {
-        "model": audit.name,
-        "case": case.name,
-        "attack": "clean",
-        "eps": 0.0,
-        "units": audit.units.describe(0.0),
-        **clean,
-        "clean_dice": clean["dice"],
-        "clean_dice_per_class": clean["dice_per_class"],
-        "random_dice": None,
-        "stored_dice": None,
-    }
+def _attempt(record: Result, white: WhiteNoise) -> Attempt:
+    """A result as the checks see it; noise and its bound in the norm that bounds it."""
+    size = record.noise
+    assert size is not None  # the result is not that without noise
+    bound = record.units[size.norm.lower()]
+    assert bound is not None  # the norm of the noise is always told
+    found = size.linf if size.norm == "Linf" else size.l2
+    return Attempt(record.eps, record.dice, found, bound, min(white.kinds.values()))
 
 
 @contextmanager

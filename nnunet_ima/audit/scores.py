@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 
+from nnunet_ima.evidence.records import Score
 from nnunet_ima.inference.model import TrainedModel
 from nnunet_ima.inference.volume import Array, Volume
 
 
-def score(predicted: Array, volume: Volume, model: TrainedModel) -> dict[str, Any]:
-    """Score a segmentation against the ground truth; ignored voxels and the background count nowhere.
+def score(predicted: Array, volume: Volume, model: TrainedModel) -> Score:
+    """Score a segmentation against the ground truth.
 
     Args:
         predicted: label map (Z, Y, X).
         volume: holds the ground truth.
         model: names the classes (or regions).
-
-    Returns:
-        dice: mean over the classes that the label holds; None if it holds none.
-        dice_per_class: by name; 0 for one that is only predicted, None for one that is neither there nor predicted.
-        overlap: voxels [true positive, false positive, false negative] by name.
-        hd95_mm: mean over the classes that the label holds of the 95th percentile of the Hausdorff distance, in mm;
-            None as soon as one of them is not predicted at all, as a mean over the others would reward the failure.
-        hd95_mm_per_class: by name; None where label or prediction lacks the class.
-        missed: names of the classes that the label holds and the prediction lacks.
 
     Raises:
         ValueError: the shapes differ.
@@ -38,24 +29,25 @@ def score(predicted: Array, volume: Volume, model: TrainedModel) -> dict[str, An
         msg = f"{volume.case.name}: the prediction has shape {predicted.shape}, {volume.case.label} {label.shape}"
         raise ValueError(msg)
     ignored = None if ignore is None else label == ignore
-    overlap: dict[str, list[int]] = {}
+    overlap: dict[str, tuple[int, int, int]] = {}
     distances: dict[str, float | None] = {}
     for name, values in _classes(model).items():
         true, found = (region_or_label_to_mask(array, values) for array in (label, predicted))
-        overlap[name] = [int(count) for count in compute_tp_fp_fn_tn(true, found, ignored)[:3]]
+        tp, fp, fn, _ = map(int, compute_tp_fp_fn_tn(true, found, ignored))
+        overlap[name] = (tp, fp, fn)
         if ignored is not None:
             true, found = true & ~ignored, found & ~ignored
         distances[name] = _hd95(true, found, volume.properties["spacing"]) if true.any() and found.any() else None
     present = [name for name, (tp, _, fn) in overlap.items() if tp + fn]
     dice = {name: _dice(*counts) for name, counts in overlap.items()}
-    return {
-        "dice": _mean([dice[name] for name in present]),
-        "dice_per_class": dice,
-        "overlap": overlap,
-        "hd95_mm": _mean([distances[name] for name in present]),
-        "hd95_mm_per_class": distances,
-        "missed": [name for name in present if overlap[name][0] + overlap[name][1] == 0],
-    }
+    return Score(
+        dice=_mean([dice[name] for name in present]),  # type: ignore[arg-type]  # `check_case` refuses empty labels
+        dice_per_class=dice,
+        overlap=overlap,
+        hd95_mm=_mean([distances[name] for name in present]),
+        hd95_mm_per_class=distances,
+        missed=tuple(name for name in present if overlap[name][0] + overlap[name][1] == 0),
+    )
 
 
 def _classes(model: TrainedModel) -> dict[str, tuple[int, ...]]:

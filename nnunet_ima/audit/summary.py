@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -12,19 +13,21 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
+from nnunet_ima.evidence.records import Margin, Result
+from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 WORST = "worst of all"  # per case, over all attacks of the audit
 
+OF_NOISE = ("noise", "worst_component")
 PER_CASE = (
     *("model", "case", "attack", "eps", "units", "dice", "dice_per_class", "clean_dice", "random_dice", "stored_dice"),
-    *("hd95_mm", "noise", "worst_component"),
+    "hd95_mm",
+    *OF_NOISE,
 )
-
-Record = dict[str, Any]
 
 
 def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
@@ -41,8 +44,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
     """
     records = [*findings.records, *_worst(findings.records, settings)]
     groups = _groups(records)
-    models = list(dict.fromkeys(record["model"] for record in records))
-    by_model = [[entry for entry in findings.margins if entry["model"] == model] for model in models]
+    models = list(dict.fromkeys(record.model for record in records))
+    by_model = [[entry for entry in findings.margins if entry.model == model] for model in models]
     margins = [_margins(found) for found in by_model if found]
     return {
         "conclusive": findings.conclusive,
@@ -50,114 +53,114 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "margins": margins,
         "paired": _paired(models, groups) if len(models) == 2 else [],
         "paired_margins": _paired_margins(*margins) if len(margins) == 2 else None,
-        "verdicts": findings.verdicts,
-        "failed": findings.failed,
+        "verdicts": to_json(findings.verdicts),
+        "failed": to_json(findings.failed),
         "settings": {
             key: getattr(settings, key) for key in ("unit", "norm", "steps", "seed", "threshold", "reference_elements")
         },
     }
 
 
-def write_summary(summary: dict[str, Any], records: Sequence[Record], folder: Path) -> None:
+def write_summary(summary: dict[str, Any], records: Sequence[Result], folder: Path) -> None:
     """Write summary.json, summary.csv (a line for each model, attack and ε) and cases.csv (one for each result)."""
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_atomically(folder / "summary.csv", csv_text(_flat(row) for row in summary["rows"]))
-    cases = (_flat({key: record[key] for key in PER_CASE if key in record}) for record in records)
+    cases = (_flat(_of_case(record)) for record in records)
     write_atomically(folder / "cases.csv", csv_text(cases))
 
 
-def _worst(records: Sequence[Record], settings: Settings) -> list[Record]:
+def _of_case(record: Result) -> dict[str, Any]:
+    """A result's line, which without noise tells nothing of it."""
+    told = PER_CASE if record.noise is not None else PER_CASE[: -len(OF_NOISE)]
+    return {key: to_json(getattr(record, key)) for key in told}
+
+
+def _worst(records: Sequence[Result], settings: Settings) -> list[Result]:
     """Worst result of each model, case and ε over several attacks, unless one of them is always the worst."""
     if len(settings.attacks) < 2:
         return []
-    places: dict[tuple[Any, ...], dict[str, Record]] = {}
+    places: dict[tuple[Any, ...], dict[str, Result]] = {}
     for record in records:
-        if record["attack"] != "clean":
-            place = (record["model"], record["case"], record["eps"])
-            places.setdefault(place, {})[record["attack"]] = record
-    worst = [min(found.values(), key=lambda record: record["dice"]) for found in places.values()]
+        if record.attack != "clean":
+            place = (record.model, record.case, record.eps)
+            places.setdefault(place, {})[record.attack] = record
+    worst = [min(found.values(), key=lambda record: record.dice) for found in places.values()]
     for attack in settings.attacks:
-        if all(found[attack]["dice"] == least["dice"] for found, least in zip(places.values(), worst, strict=True)):
+        if all(found[attack].dice == least.dice for found, least in zip(places.values(), worst, strict=True)):
             return []  # this one is the worst everywhere, and its rows say it all
-    return [record | {"attack": WORST} for record in worst]
+    return [replace(record, attack=WORST) for record in worst]
 
 
-def _groups(records: Sequence[Record]) -> dict[tuple[str, float, str], list[Record]]:
-    """Records by model, ε and attack, in the order of a table."""
-    groups: dict[tuple[str, float, str], list[Record]] = {}
-    for record in sorted(records, key=lambda record: record["eps"]):
-        groups.setdefault((record["model"], record["eps"], record["attack"]), []).append(record)
-    models = list(dict.fromkeys(record["model"] for record in records))
+def _groups(records: Sequence[Result]) -> dict[tuple[str, float, str], list[Result]]:
+    """Results by model, ε and attack, in the order of a table."""
+    groups: dict[tuple[str, float, str], list[Result]] = {}
+    for record in sorted(records, key=lambda record: record.eps):
+        groups.setdefault((record.model, record.eps, record.attack), []).append(record)
+    models = list(dict.fromkeys(record.model for record in records))
     return {key: groups[key] for key in sorted(groups, key=lambda key: models.index(key[0]))}
 
 
-def _row(key: tuple[str, float, str], group: Sequence[Record]) -> dict[str, Any]:
+def _row(key: tuple[str, float, str], group: Sequence[Result]) -> dict[str, Any]:
     """Statistics over the cases of one model, ε and attack."""
     model, eps, attack = key
-    dice = [record["dice"] for record in group]
-    worst = min(group, key=lambda record: record["dice"])
-    classes = list(group[0]["dice_per_class"])
-    pooled = {name: _pooled([record["overlap"][name] for record in group]) for name in classes}
+    dice = [record.dice for record in group]
+    worst = min(group, key=lambda record: record.dice)
+    classes = list(group[0].dice_per_class)
+    pooled = {name: _pooled([record.overlap[name] for record in group]) for name in classes}
     return {
         "model": model,
         "attack": attack,
         "eps": eps,
-        "units": {unit: _mean([record["units"][unit] for record in group], median) for unit in group[0]["units"]},
+        "units": {unit: _mean([record.units[unit] for record in group], median) for unit in group[0].units},
         "cases": len(group),
         "mean_dice": fmean(dice),
         "interval": interval(dice),
-        "worst_dice": worst["dice"],
-        "worst_case": worst["case"],
+        "worst_dice": worst.dice,
+        "worst_case": worst.case,
         "quantiles": {f"{q:g}": float(np.quantile(dice, q)) for q in QUANTILES},
-        "dice_per_class": {name: _mean([record["dice_per_class"][name] for record in group]) for name in classes},
+        "dice_per_class": {name: _mean([record.dice_per_class[name] for record in group]) for name in classes},
         "pooled_dice": _mean(pooled.values()),
         "pooled_dice_per_class": pooled,
-        "random_dice": _mean([record["random_dice"] for record in group]),
-        "stored_dice": _mean([record["stored_dice"] for record in group]),
-        "stored_cases": sum(record["stored_dice"] is not None for record in group),
-        "hd95_mm": _mean([record["hd95_mm"] for record in group]),
-        "without_hd95": sum(record["hd95_mm"] is None for record in group),
-        "forward": sum(record.get("passes", {}).get("forward", 0) for record in group),
-        "backward": sum(record.get("passes", {}).get("backward", 0) for record in group),
+        "random_dice": _mean([record.random_dice for record in group]),
+        "stored_dice": _mean([record.stored_dice for record in group]),
+        "stored_cases": sum(record.stored_dice is not None for record in group),
+        "hd95_mm": _mean([record.hd95_mm for record in group]),
+        "without_hd95": sum(record.hd95_mm is None for record in group),
+        "forward": sum(record.passes.forward for record in group),
+        "backward": sum(record.passes.backward for record in group),
     }
 
 
-def _margins(found: Sequence[Record]) -> dict[str, Any]:
+def _margins(found: Sequence[Margin]) -> dict[str, Any]:
     """Distribution of a model's robustness margins; a case that stands all noise counts as more than the largest ε."""
-    largest = max(entry["largest_tried"] for entry in found)
-    eps = [entry["eps"] for entry in found]
+    largest = max(entry.largest_tried for entry in found)
+    eps = [entry.eps for entry in found]
     return {
-        "model": found[0]["model"],
+        "model": found[0].model,
         "cases": len(found),
-        "threshold": found[0]["threshold"],
+        "threshold": found[0].threshold,
         "largest_tried": largest,
         "failed_without_noise": sum(value == 0 for value in eps),
         "stood_all": sum(value is None for value in eps),
         "quantiles": {f"{q:g}": censored_quantile(eps, q) for q in QUANTILES},  # None: above the largest ε tried
         "median_units": {unit: _at_median(found, unit) for unit in ("paper", "rms", "raw")},
-        "values": {entry["case"]: entry["eps"] for entry in found},
+        "values": {entry.case: entry.eps for entry in found},
     }
 
 
-def _at_median(found: Sequence[Record], unit: str) -> float | None:
+def _at_median(found: Sequence[Margin], unit: str) -> float | None:
     """The lower median margin in a unit; None if it is above the largest ε tried or the unit has no meaning."""
-    values = [entry["units"] and entry["units"][unit] for entry in found]
-    meaningless = any(entry["units"] and entry["units"][unit] is None for entry in found)
+    values = [None if entry.units is None else entry.units[unit] for entry in found]
+    meaningless = any(entry.units and entry.units[unit] is None for entry in found)
     return None if meaningless else censored_quantile(values, 0.5)
 
 
-def censored_quantile(values: Sequence[float | None], share: float) -> float | None:
-    """A quantile that is always one of the values; None stands for more than was tried."""
-    found = np.quantile([np.inf if value is None else value for value in values], share, method="inverted_cdf")
-    return None if np.isinf(found) else float(found)
-
-
-def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Record]]) -> list[dict[str, Any]]:
+def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Result]]) -> list[dict[str, Any]]:
     """Differences of Dice, second model minus first, on the cases that both have, with a Wilcoxon signed-rank test."""
     rows = []
     for (model, eps, attack), group in groups.items():
-        others = {record["case"]: record["dice"] for record in groups.get((models[1], eps, attack), [])}
-        differences = [others[record["case"]] - record["dice"] for record in group if record["case"] in others]
+        others = {record.case: record.dice for record in groups.get((models[1], eps, attack), [])}
+        differences = [others[record.case] - record.dice for record in group if record.case in others]
         if model != models[0] or not differences:
             continue
         rows.append({"attack": attack, "eps": eps, **_compared(differences)})

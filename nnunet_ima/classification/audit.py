@@ -11,50 +11,61 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks.apgd import apgd
-from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.minimal import minimal_eps
-from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.problem import Attacked, Problem
-from nnunet_ima.attacks.spsa import spsa
-from nnunet_ima.attacks.square import square
 from nnunet_ima.attacks.temperature import tempered
 from nnunet_ima.attacks.worst import worst_of
-from nnunet_ima.audit.probes import SCALES
 from nnunet_ima.classification.audit_settings import AuditSettings
-from nnunet_ima.classification.measurements import CLEAN, MINIMAL, NOISE, REPEAT, Measurements, Progress, Result
-from nnunet_ima.classification.under_attack import Target, frozen, overtaking
-from nnunet_ima.evidence.store import Store, level_key
-from nnunet_ima.evidence.verdict import ACCURACY, as_rows, verdict
+from nnunet_ima.classification.measurements import Measurements, Progress
+from nnunet_ima.classification.records import AttackedImages, Clean, Minimal, Noise
+from nnunet_ima.classification.under_attack import Target, frozen
+from nnunet_ima.evidence.engine import Engine, Unit
+from nnunet_ima.evidence.probes import HUGE, SCALES, telling_level
+from nnunet_ima.evidence.records import Judgement, Passes, Probe, Repeated
+from nnunet_ima.evidence.schema import fingerprint
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.evidence.verdict import Attempt, Course, judgements, verdict
 from nnunet_ima.perturbation.norms import NORMS
 
-HUGE = 20.0  # times the largest ε
 TOLERANCE, ROUNDS = 0.02, 8  # of the search for the smallest noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlackBoxed(Probe):
+    """What was found on the images checked, with the accuracy under each black box.
+
+    Attributes:
+        square: under the Square attack.
+        spsa: under SPSA, on fewer images; None without any.
+    """
+
+    square: float
+    spsa: float | None
 
 
 @dataclass(frozen=True)
 class ClassifierAudit:
-    """What was measured of one classifier; every entry is as the store holds it.
+    """What was measured of one classifier.
 
     Attributes:
         name: of the model.
-        clean: "logits" (N, K), "predicted" (N,) and "correct" (N,).
-        noise: white noise by ε: "correct" (N,), the mean over the draws, and "logits" (N, K) of the first draw.
-        attacks: gradient attacks by name and ε: "predicted", "correct", "noise", "carried", "forward", "backward" (N,)
-            each, and "trace". PGD's count for PGD; those of the last attack are the worst of all.
+        clean: without noise.
+        noise: white noise by ε.
+        attacks: by name and ε; the counts of an attack are those that it leaves with those before it, so that the last
+            one's are the worst of all.
         probe: what the verdict reads of the images checked; None if there were none.
-        minimal: "eps" (N,) in the unit of the settings, 0 for images that are wrong without noise and None for those
-            that no noise tried made wrong; None if it was not searched.
-        verdicts: rows of `evidence.verdict.as_rows`.
+        minimal: the smallest noise; None if it was not searched.
+        verdicts: see `evidence.verdict`.
     """
 
     name: str
-    clean: Result
-    noise: dict[float, Result]
-    attacks: dict[tuple[str, float], Result]
-    probe: Result | None
-    minimal: Result | None
-    verdicts: list[dict[str, Any]]
+    clean: Clean
+    noise: dict[float, Noise]
+    attacks: dict[tuple[str, float], AttackedImages]
+    probe: BlackBoxed | None
+    minimal: Minimal | None
+    verdicts: list[Judgement]
 
 
 def audit_classifier(
@@ -79,7 +90,8 @@ def audit_classifier(
         y: classes (N,).
         ids: names of the images.
         settings: what to measure.
-        store: keeps the results. Its question must hold the settings and what decides the images and the weights.
+        store: keeps the results. Its question must hold `settings.question()`, and what decides the images and the
+            weights.
         progress: see `Progress`.
 
     Raises:
@@ -91,7 +103,7 @@ def audit_classifier(
         raise ValueError(msg)
     with frozen(model) as device:
         target = Target(model, x, y, NORMS[settings.norm], settings.batch_size, device)
-        return _Audit(name, target, tuple(ids), settings, store, progress).run()
+        return _Audit(name, target, tuple(ids), settings, Engine(store), progress).run()
 
 
 class _Audit(Measurements):
@@ -99,109 +111,117 @@ class _Audit(Measurements):
 
     def run(self) -> ClassifierAudit:
         """Measure everything, in an order that lets results carry over to larger noise."""
-        clean = self.measured("clean", self.clean, CLEAN)
-        noise = {
-            eps: self.measured(f"noise-uniform@{level_key(eps)}", partial(self.noise, eps), NOISE)
-            for eps in self.settings.eps
-        }
-        attacks: dict[tuple[str, float], Result] = {}
-        pgd_name, apgd_name = self.settings.attacks
-        before = {attack: clean for attack in self.settings.attacks}
-        for eps in self.settings.eps:
-            first = self.gradient(pgd_name, eps, before[pgd_name], before[pgd_name])
-            # what PGD broke is out of the question for APGD, and so is what APGD broke at less noise
-            second = self.gradient(apgd_name, eps, first, before[apgd_name])
-            attacks[pgd_name, eps], attacks[apgd_name, eps] = before[pgd_name], before[apgd_name] = first, second
+        settings, clean = self.settings, self.clean()
+        noise = {eps: self.noise(eps) for eps in settings.eps}
+        attacks: dict[tuple[str, float], AttackedImages] = {}
+        before: dict[str, Clean | AttackedImages] = dict.fromkeys(settings.names, clean)
+        for eps in settings.eps:
+            at_level: list[AttackedImages] = []
+            for name in settings.names:
+                # what the attack before broke is out of the question, and so is what this one broke at less noise
+                known = at_level[-1] if at_level else before[name]
+                at_level.append(self.attack(name, eps, (known, before[name])))
+                attacks[name, eps] = before[name] = at_level[-1]
         probe = self.probe(clean, attacks)
-        minimal = None
-        if self.settings.minimal and self.settings.eps:
-            minimal = self.measured("minimal", lambda: self.minimal(clean, attacks), MINIMAL)
-        checks = verdict(*self.evidence(noise, attacks), [probe] if probe else [], ACCURACY)
-        return ClassifierAudit(self.name, clean, noise, attacks, probe, minimal, as_rows(self.name, checks))
+        minimal = self.minimal(clean, attacks) if settings.minimal and settings.eps else None
+        checks = verdict(*self.evidence(noise, attacks), [probe] if probe else [], "accuracy")
+        return ClassifierAudit(self.name, clean, noise, attacks, probe, minimal, judgements(self.name, checks))
 
-    def probe(self, clean: Result, attacks: dict[tuple[str, float], Result]) -> Result | None:
+    def probe(self, clean: Clean, attacks: dict[tuple[str, float], AttackedImages]) -> BlackBoxed | None:
         """Measure a few images again to judge the evidence, at the level that halves the accuracy most nearly."""
         settings = self.settings
-        fine = torch.tensor(clean["correct"]).nonzero()[:, 0]
+        fine = torch.tensor(clean.correct).nonzero()[:, 0]
         if not settings.eps or not settings.check_images or not len(fine):
             return None
         order = torch.randperm(len(fine), generator=self.generator("checked images"))[: settings.check_images]
         images = fine[order].tolist()
-        pgd_name, last = settings.attacks
-        eps = telling_level(
-            {eps: sum(attacks[pgd_name, eps]["correct"]) for eps in settings.eps}, sum(clean["correct"])
-        )
-        huge = HUGE * settings.eps[-1]  # the only level of its kind, so that its short name is unique
-        standing = [image for image in images if attacks[last, eps]["correct"][image]]
-        twice = self.checked(f"pgd-{2 * settings.pgd_steps}@{level_key(eps)}", standing, eps, self.twice)
-        rescaled = self.checked(f"{pgd_name} on other scales@{level_key(eps)}", standing, eps, self.on_other_scales)
-        square_run = partial(square, score=_lead, queries=settings.square_queries)
-        by_square = self.checked(f"square@{level_key(eps)}", images, eps, square_run)
-        estimated = partial(spsa, loss=overtaking, samples=settings.spsa_samples, steps=settings.spsa_steps)
-        by_spsa = self.checked(f"spsa@{level_key(eps)}", images[: settings.spsa_images], eps, estimated)
-        by_huge = self.checked(f"huge@{huge:g}", images, huge, self.by_name(pgd_name))
-        broken = {name: _broken(result) for name, result in (("square", by_square), ("spsa", by_spsa))}
-        black_boxes = f"Square attack, {settings.square_queries} queries"
+        names = settings.names
+        right = {eps: sum(attacks[names[0], eps].correct) for eps in settings.eps}
+        eps, huge = telling_level(right, sum(clean.correct)), HUGE * settings.eps[-1]
+        standing = [image for image in images if attacks[names[-1], eps].correct[image]]
+        first, all_attacks = settings.components[names[0]], ", ".join(names)
+        twice = self.checked(f"{first.name}-{2 * first.steps}", standing, eps, self.twice, all_attacks)
+        rescaled = self.checked(f"{names[0]} on other scales", standing, eps, self.on_other_scales)
+        by_square = self.checked("square", images, eps, self.black_box("square"))
+        by_spsa = self.checked("spsa", images[: settings.spsa_images], eps, self.black_box("spsa"))
+        by_huge = self.checked("huge", images, huge, partial(first.run, labels=None), names[0], f"huge@{huge:g}")
+        black_boxes = f"with the Square attack, {settings.square_queries} queries"
         if settings.spsa_images:
             black_boxes += (
                 f", and SPSA, {settings.spsa_steps} steps of {settings.spsa_samples} samples on "
-                f"{len(by_spsa['images'])} images"
+                f"{len(by_spsa.images)} images"
             )
 
         def share(left: set[int]) -> float:
             return len(left) / len(images)
 
-        return {
-            "eps": eps,
-            "cases": len(images),
-            "accuracy": share(set(standing)),
-            "accuracy_twice_the_steps": share(set(standing) - _broken(twice)),
-            "accuracy_other_scales": share(set(standing) - _broken(rescaled)),
+        return BlackBoxed(
+            eps=eps,
+            cases=len(images),
+            quality=share(set(standing)),
+            twice_the_steps=share(set(standing) - twice.broken),
+            other_scales=share(set(standing) - rescaled.broken),
             # what the black boxes find beyond the gradients, image by image: a mean of their own could hide it
-            "accuracy_black_box": share(set(standing) - broken["square"] - broken["spsa"]),
-            "black_box": f"with the {black_boxes}",
-            "accuracy_square": share(set(images) - broken["square"]),
-            "accuracy_spsa": fmean(by_spsa["right"]) if by_spsa["right"] else None,
-            "accuracy_huge": share(set(images) - _broken(by_huge)),
-            "eps_huge": huge,
-            "repeat_difference": self.measured("repeat", lambda: self.repeat(images), REPEAT)["difference"],
-        }
+            black_box=share(set(standing) - by_square.broken - by_spsa.broken),
+            black_box_name=black_boxes,
+            square=share(set(images) - by_square.broken),
+            spsa=fmean(by_spsa.right) if by_spsa.right else None,
+            huge=share(set(images) - by_huge.broken),
+            eps_huge=huge,
+            full_precision=None,
+            repeat_difference=self.repeat(images).difference,
+        )
 
     def twice(self, problem: Problem, generator: torch.Generator) -> Attacked:
-        """PGD and APGD with twice the steps."""
-        by_pgd = pgd(problem, cross_entropy, steps=2 * self.settings.pgd_steps, generator=generator)
-        by_apgd = apgd(problem, cross_entropy, steps=2 * self.settings.apgd_steps, generator=generator)
-        return _together([by_pgd, by_apgd])
+        """All attacks with twice the steps."""
+        components = self.settings.components.values()
+        return _together([replace(it, steps=2 * it.steps).run(problem, None, generator) for it in components])
+
+    def black_box(self, name: str) -> Callable[..., Attacked]:
+        """The Square attack or SPSA, with the numbers of the settings."""
+        settings, (component,) = self.settings, PRESETS[name]
+        if name == "square":
+            component = replace(component, steps=settings.square_queries)
+        else:
+            run: Any = partial(component.attack, samples=settings.spsa_samples)  # type: ignore[call-arg]
+            component = replace(component, attack=run, steps=settings.spsa_steps, passes=settings.spsa_samples + 1)
+        return partial(component.run, labels=None)
 
     def on_other_scales(self, problem: Problem, generator: torch.Generator) -> Attacked:
-        """PGD on smaller and larger logits."""
-        run = self.by_name(self.settings.attacks[0])
-        results = [
-            run(replace(problem, model=tempered(problem.model, 1 / factor)), generator=generator) for factor in SCALES
-        ]
-        return _together(results)
+        """The first attack on smaller and larger logits."""
+        first = self.settings.components[self.settings.names[0]]
+        scaled = [replace(problem, model=tempered(problem.model, 1 / factor)) for factor in SCALES]
+        return _together([first.run(it, None, generator) for it in scaled])
 
-    def repeat(self, images: list[int]) -> Result:
+    def repeat(self, images: list[int]) -> Repeated:
         """Largest difference of logits between two passes."""
-        first, second = (self.target.predict(torch.tensor(images)) for _ in range(2))
-        return {"difference": float((first - second).abs().max())}
 
-    def minimal(self, clean: Result, attacks: dict[tuple[str, float], Result]) -> Result:
+        def measure(unit: Unit) -> Repeated:
+            first, second = (self.target.predict(torch.tensor(images)) for _ in range(2))
+            return Repeated(difference=float((first - second).abs().max()))
+
+        return self.measured(self.unit("repeat", given=(" ".join(map(str, images)),)), Repeated, measure)
+
+    def minimal(self, clean: Clean, attacks: dict[tuple[str, float], AttackedImages]) -> Minimal:
         """Smallest noise of each image, between the largest level it stood and the noise that broke it."""
+        worst = [attacks[self.settings.names[-1], eps] for eps in self.settings.eps]
+        unit = self.unit("minimal", given=tuple(map(fingerprint, (clean, *worst))))
+        return self.measured(unit, Minimal, lambda unit: self._minimal(unit, clean, worst))
+
+    def _minimal(self, unit: Unit, clean: Clean, worst: Sequence[AttackedImages]) -> Minimal:
         settings = self.settings
-        worst = [attacks[settings.attacks[-1], eps] for eps in settings.eps]
         levels = (0.0, *settings.eps)
-        found: list[float | None] = [None if stood else 0.0 for stood in clean["correct"]]
+        found: list[float | None] = [None if stood else 0.0 for stood in clean.correct]
         images, stood_levels = [], []
         for image in range(len(self.ids)):
-            stood = sum(result["correct"][image] for result in worst)
-            if clean["correct"][image] and stood < len(worst):
+            stood = sum(result.correct[image] for result in worst)
+            if clean.correct[image] and stood < len(worst):
                 images.append(image)
                 stood_levels.append(stood)
         low = torch.tensor([self.radius(levels[stood]) for stood in stood_levels])
         high = torch.tensor([self.radius(levels[stood + 1]) for stood in stood_levels])
-        run, scale = self.searching("minimal"), self.radius(1.0)
-        passes = {"forward": 0, "backward": 0}
+        run, scale = self.searching(unit.name), self.radius(1.0)
+        forward = backward = 0
         numbers = torch.tensor(images, dtype=torch.long)
         for rows in torch.arange(len(images)).split(settings.batch_size) if images else ():
             batch = numbers[rows]
@@ -217,11 +237,10 @@ class _Audit(Measurements):
             smallest = search.eps.cpu().minimum(high[rows])  # at the upper end it broke before, under more steps
             for image, radius in zip(batch.tolist(), smallest.tolist(), strict=True):
                 found[image] = radius / scale
-            passes["forward"] += int(search.forward.sum())
-            passes["backward"] += int(search.backward.sum())
+            forward, backward = forward + int(search.forward.sum()), backward + int(search.backward.sum())
             if self.progress is not None:
-                self.progress("minimal", (int(rows[-1]) + 1) / len(images))
-        return {"eps": found, "passes": passes}
+                self.progress(unit.name, (int(rows[-1]) + 1) / len(images))
+        return Minimal(eps=tuple(found), passes=Passes(forward=forward, backward=backward))
 
     def searching(self, place: str) -> Callable[[Problem, Tensor | None], Attacked]:
         """The attack of the search for the smallest noise."""
@@ -229,30 +248,20 @@ class _Audit(Measurements):
 
         def run(problem: Problem, start: Tensor | None) -> Attacked:
             steps = self.settings.pgd_steps if start is None else self.settings.minimal_steps
-            return pgd(problem, cross_entropy, steps=steps, generator=generator, start=start)
+            return replace(PGD, steps=steps).run(problem, None, generator, start)
 
         return run
 
-    def evidence(self, noise: dict[float, Result], attacks: dict[tuple[str, float], Result]) -> tuple[Any, Any, Any]:
-        """Results as `evidence.verdict` reads them: attacks, their traces, and each beside white noise."""
-        size = "l2" if self.settings.norm == "L2" else "linf"
-        entries = [
-            {
-                "eps": eps,
-                "accuracy": fmean(result["correct"]),
-                "noise": {"norm": self.settings.norm, size: max(result["noise"])},
-                "units": {size: result["radius"]},
-                "trace": result["trace"],
-            }
-            for (_, eps), result in attacks.items()
+    def evidence(
+        self, noise: dict[float, Noise], attacks: dict[tuple[str, float], AttackedImages]
+    ) -> tuple[list[Attempt], list[Course]]:
+        """Results as `evidence.verdict` reads them."""
+        found = [(eps, fmean(result.correct), result) for (_, eps), result in attacks.items()]
+        attempts = [
+            Attempt(eps, accuracy, max(result.noise), result.radius, fmean(noise[eps].correct))
+            for eps, accuracy, result in found
         ]
-        whites = [(entry, {"kinds": {"uniform": fmean(noise[entry["eps"]]["correct"])}}) for entry in entries]
-        return entries, entries, whites
-
-
-def telling_level(right: dict[float, int], clean: int) -> float:
-    """Return the noise level at which the images right come nearest to half of those without noise."""
-    return min(sorted(right), key=lambda eps: abs(right[eps] - clean / 2))
+        return attempts, [Course(accuracy, result.trace) for _, accuracy, result in found]
 
 
 def _together(results: Sequence[Attacked]) -> Attacked:
@@ -260,13 +269,3 @@ def _together(results: Sequence[Attacked]) -> Attacked:
     x, quality, _ = worst_of(results)
     forward, backward = (torch.stack([getattr(it, way) for it in results]).sum(0) for way in ("forward", "backward"))
     return Attacked(x, quality, results[0].trace, forward, backward)
-
-
-def _lead(logits: Tensor, y: Tensor) -> Tensor:
-    """Score (B,) that the Square attack lowers."""
-    return -overtaking(logits, y, 0.0)
-
-
-def _broken(result: Result) -> set[int]:
-    """Numbers of the images that an attack on some images broke."""
-    return {image for image, stood in zip(result["images"], result["right"], strict=True) if not stood}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
+from nnunet_ima.attacks.losses import find_loss
+from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.perturbation.norms import NORMS
 
 LARGEST = 1e6  # noise level; squares of larger ones leave single precision
@@ -17,8 +20,10 @@ class AuditSettings:
         norm: "L2" or "Linf".
         eps: noise levels, ascending, above 0. In L2, the norm on an image of `reference_elements` pixels; for L∞ the
             largest change of a pixel.
+        attacks: names in the registry of attacks, in the order in which they are run, each on what those before it left
+            right; the first one begins the checks of the evidence.
         reference_elements: pixels at which an L2 norm is quoted; 224×224 are the paper's.
-        pgd_steps: steps of PGD.
+        pgd_steps: steps of PGD; other attacks keep those of the registry.
         apgd_steps: steps of APGD.
         square_queries: queries of the Square attack.
         spsa_samples: probes for each step of SPSA; even.
@@ -32,11 +37,13 @@ class AuditSettings:
         seed: of all random draws.
 
     Raises:
-        ValueError: noise levels are not ascending and above 0, the norm is unknown, or a number is too small.
+        ValueError: noise levels are not ascending and above 0, the norm or an attack is unknown, an attack is not one
+            of classifiers, or a number is too small.
     """
 
     norm: str = "L2"
     eps: tuple[float, ...] = (1.0, 3.0, 5.0, 10.0, 30.0)
+    attacks: tuple[str, ...] = ("pgd", "apgd")
     reference_elements: int = 224 * 224
     pgd_steps: int = 100
     apgd_steps: int = 100
@@ -58,6 +65,11 @@ class AuditSettings:
         if list(self.eps) != sorted(set(self.eps)) or any(not 0 < eps <= LARGEST for eps in self.eps):
             msg = f"noise levels must ascend, be above 0 and at most {LARGEST:g}, got {self.eps}"
             raise ValueError(msg)
+        if unknown := [attack for attack in self.attacks if attack not in PRESETS] or not self.attacks:
+            msg = f"unknown attack {unknown}; known are {', '.join(PRESETS)}"
+            raise ValueError(msg)
+        for component in self.components.values():
+            find_loss(component.loss or "trained", None)
         if self.spsa_samples % 2:
             msg = f"spsa_samples must be even, got {self.spsa_samples}"
             raise ValueError(msg)
@@ -68,6 +80,19 @@ class AuditSettings:
                 raise ValueError(msg)
 
     @property
-    def attacks(self) -> tuple[str, str]:
-        """Names of the gradient attacks, in the order in which they are run."""
-        return f"pgd-{self.pgd_steps}", f"apgd-{self.apgd_steps}"
+    def components(self) -> dict[str, Component]:
+        """Attacks by the names under which results are stored, in the order in which they are run."""
+        steps = {"pgd": self.pgd_steps, "apgd": self.apgd_steps}
+        found = [entry for attack in self.attacks for entry in PRESETS[attack]]
+        chosen = {entry.name: entry.with_steps(steps.get(entry.name)) for entry in found}
+        return {f"{name}-{entry.steps}" if name in steps else name: entry for name, entry in chosen.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names under which the attacks' results are stored."""
+        return tuple(self.components)
+
+    def question(self) -> dict[str, Any]:
+        """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""
+        wanted = ("eps", "attacks", "minimal", "check_images", "spsa_images")
+        return {name: value for name, value in asdict(self).items() if name not in wanted}

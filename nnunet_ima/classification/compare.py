@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.data import ImageSet
 from nnunet_ima.classification.examples import noisy_examples
 from nnunet_ima.classification.networks import Classifier, load_classifier
+from nnunet_ima.classification.records import Claim
 from nnunet_ima.classification.settings import Settings, load_plan
 from nnunet_ima.classification.splits import Splits
 from nnunet_ima.classification.summary import image_rows, summarise_classifiers, write_classifier_summary
 from nnunet_ima.evidence.provenance import environment
+from nnunet_ima.evidence.schema import from_json
 from nnunet_ima.evidence.store import Store, sha256
 from nnunet_ima.files import check_name, read_json, write_atomically
 from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
@@ -97,7 +99,7 @@ def compare(
     x, y, ids = data.images[images], data.labels[images], [data.ids[place] for place in images]
     question = {
         "attacks": ATTACKS,
-        "settings": asdict(settings),
+        "settings": settings.question(),
         "images": {data.ids[place]: [data.digests[place], int(data.labels[place])] for place in images},
         "size": list(data.images.shape[2:]),
     }
@@ -138,12 +140,24 @@ def _open(file: Path, data: ImageSet, device: str | torch.device) -> Classifier:
 def _claim_models(store: Store, files: Mapping[str, Path]) -> None:
     """Refuse results of another training under the same name; further methods may join an audit later."""
     for name, file in files.items():
-        claim = {"sha256": sha256([file])}
-        kept = store.path("results", check_name(name, file), "model.json")
-        known = read_json(kept, damaged=f"remove {kept.parent}") if kept.is_file() else store.put(claim, name, "model")
+        claim, kept = Claim(sha256=sha256([file])), store.path("results", check_name(name, file), "model.json")
+        if kept.is_file():
+            known = _read_claim(kept)
+        else:
+            known = store.put(claim, name, "model")
         if known != claim:
             msg = f"{store.folder} holds results of another {name} than {file}; remove them, or choose another --output"
             raise ValueError(msg)
+
+
+def _read_claim(file: Path) -> Claim:
+    """Results whose classifier is not known any more cannot be gone on with."""
+    way_out = f"remove {file.parent}"
+    try:
+        return from_json(Claim, read_json(file, damaged=way_out))
+    except ValueError as error:
+        msg = str(error) if way_out in str(error) else f"{file} is damaged ({error}); {way_out}"
+        raise ValueError(msg) from error
 
 
 def _teller(bar: Any) -> Any:
@@ -155,7 +169,7 @@ def _teller(bar: Any) -> Any:
 
 def _telling_image(audits: list[ClassifierAudit], labels: list[int], positive: int) -> int:
     """An image for the figure: of the positive class and right for all models without noise, if there is one."""
-    right = [all(audit.clean["correct"][place] for audit in audits) for place in range(len(labels))]
+    right = [all(audit.clean.correct[place] for audit in audits) for place in range(len(labels))]
     wanted = [place for place, label in enumerate(labels) if label == positive]
     return next((place for place in wanted if right[place]), next(iter(wanted), 0))
 
@@ -167,7 +181,7 @@ def _facts(
     height, width = data.images.shape[2:]
     facts = {
         "images": f"{len(ids)} test images of {len(data)}, {height}×{width} pixels in [0, 1]",
-        "attacks": f"{', then '.join(settings.attacks)} on what is left; noise is not clipped to [0, 1]",
+        "attacks": f"{', then '.join(settings.names)} on what is left; noise is not clipped to [0, 1]",
         "white noise": f"uniform, {settings.noise_draws} draws",
         "models": f"preset {shown.settings['preset']}, seed {shown.settings['seed']}: "
         + "; ".join(f"{name} {_described(classifier)}" for name, classifier in classifiers.items()),

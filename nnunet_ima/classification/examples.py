@@ -7,8 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.attacks.apgd import apgd
-from nnunet_ima.attacks.losses import cross_entropy
+from nnunet_ima.attacks.presets import find_component
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.under_attack import Target, frozen, true_probability
 from nnunet_ima.perturbation.budget import Budget
@@ -33,13 +32,13 @@ def noisy_examples(
     with frozen(model) as device:
         target = Target(model, image[None], y, NORMS[settings.norm], 1, device)
         budget = Budget(settings.norm, image.numel(), settings.reference_elements)
-        shown = []
+        attack, shown = find_component("apgd", "apgd").with_steps(settings.apgd_steps), []
         for eps in (0.0, *settings.eps):
             radius = torch.tensor([budget.effective(eps)])
             # as the model tells its probabilities, and not on the scale of an audit
             problem = replace(target.problem(torch.tensor([0]), radius), model=model, quality=true_probability)
             generator = torch.Generator().manual_seed(settings.seed)
-            attacked = apgd(problem, cross_entropy, steps=settings.apgd_steps, generator=generator)
+            attacked = attack.run(problem, None, generator)
             with torch.no_grad():
                 shown.append((eps, attacked.x[0].cpu(), int(model(attacked.x).argmax(1))))
     return shown

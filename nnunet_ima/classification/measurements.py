@@ -1,42 +1,30 @@
-"""Single measurements of a classifier, each stored as soon as it is done and never repeated."""
+"""Single measurements of a classifier, as units of work: each is stored as soon as it is done and never repeated."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from nnunet_ima.attacks.apgd import apgd
-from nnunet_ima.attacks.losses import cross_entropy
 from nnunet_ima.attacks.noise import draw_white_noise
-from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked
 from nnunet_ima.classification.audit_settings import AuditSettings
+from nnunet_ima.classification.records import AttackedImages, Checked, Clean, Noise
 from nnunet_ima.classification.under_attack import Target, right
-from nnunet_ima.evidence.store import Store, level_key
+from nnunet_ima.evidence.engine import Engine, Unit
+from nnunet_ima.evidence.schema import fingerprint
+from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.perturbation.budget import Budget
 
 SPLIT = "test"
 
 Progress = Callable[[str, float], None]
 """Told what is measured and the share of it that is done."""
-Result = dict[str, Any]
-
-# What readers of a stored result rely on.
-CLEAN = {"predicted": list, "correct": list, "logits": list}
-NOISE = {"correct": list, "logits": list}
-ATTACK = {
-    **{"predicted": list, "correct": list, "carried": list, "noise": list, "forward": list, "backward": list},
-    **{"radius": int | float, "trace": dict},
-}
-CHECK = {"images": list, "right": list}
-REPEAT = {"difference": int | float}
-MINIMAL = {"eps": list}
+R = TypeVar("R")
 
 
 @dataclass
@@ -48,7 +36,7 @@ class Measurements:
         target: the model with its images.
         ids: names (N,) of the images.
         settings: what to measure.
-        store: keeps the results.
+        engine: gives stored results.
         progress: see `Progress`.
     """
 
@@ -56,100 +44,127 @@ class Measurements:
     target: Target
     ids: tuple[str, ...]
     settings: AuditSettings
-    store: Store
+    engine: Engine
     progress: Progress | None
 
-    def measured(self, place: str, measure: Callable[[], Result], needs: Mapping[str, Any]) -> Result:
-        """Result of a measurement from the store; measured and stored if it is not there, or lacks what is needed."""
-        stored = self.store.get(self.name, SPLIT, place, needs=needs)
-        if stored is None:
-            stored = self.store.put({"measurement": place, **measure()}, self.name, SPLIT, place)
-        if len(stored.get("correct", self.ids)) != len(self.ids):
-            msg = f"{self.store.folder} holds {place} of {self.name} on other images; choose another folder"
+    def unit(self, measurement: str, eps: float | None = None, given: tuple[str, ...] = ()) -> Unit:
+        """A unit of work on this model."""
+        return Unit(self.name, SPLIT, measurement, eps, self.settings.seed, given)
+
+    def measured(self, unit: Unit, kind: type[R], measure: Callable[[Unit], R]) -> R:
+        """Result of a unit of work; see `Engine.result`.
+
+        Raises:
+            ValueError: the store holds one on other images.
+        """
+        found = self.engine.result(unit, kind, measure)
+        if len(getattr(found, "correct", self.ids)) != len(self.ids):
+            msg = f"{self.engine.store.folder} holds {unit.name} of {self.name} on other images; choose another folder"
             raise ValueError(msg)
         if self.progress is not None:
-            self.progress(place, 1.0)
-        return stored
+            self.progress(unit.name, 1.0)
+        return found
 
-    def clean(self) -> Result:
+    def clean(self) -> Clean:
         """Logits without noise."""
-        logits = self.target.predict(torch.arange(len(self.ids)))
-        return {**_classes(logits, self.target.y), "logits": logits.tolist()}
+        return self.measured(self.unit("clean"), Clean, self._clean)
 
-    def noise(self, eps: float) -> Result:
+    def _clean(self, unit: Unit) -> Clean:
+        logits = self.target.predict(torch.arange(len(self.ids)))
+        predicted = logits.argmax(1)
+        correct = (predicted == self.target.y.cpu()).long()
+        return Clean(predicted=tuple(predicted.tolist()), correct=tuple(correct.tolist()), logits=_rows(logits))
+
+    def noise(self, eps: float) -> Noise:
         """Accuracy of each image over draws of white noise of exactly ε (L2) or between -ε and ε (L∞)."""
-        generator, everyone = self.generator(f"noise-uniform@{level_key(eps)}"), torch.arange(len(self.ids))
-        draw = partial(draw_white_noise, "uniform", generator=generator)
+        return self.measured(self.unit("noise-uniform", eps), Noise, lambda unit: self._noise(unit, eps))
+
+    def _noise(self, unit: Unit, eps: float) -> Noise:
+        draw = partial(draw_white_noise, "uniform", generator=self.generator(unit.name))
+        everyone = torch.arange(len(self.ids))
         draws = [self.target.predict(everyone, draw, self.radius(eps)) for _ in range(self.settings.noise_draws)]
         correct = torch.stack([right(logits, self.target.y.cpu()) for logits in draws]).double().mean(0)
-        return {"eps": eps, "correct": correct.tolist(), "logits": draws[0].tolist()}
+        return Noise(eps=eps, correct=tuple(correct.tolist()), logits=_rows(draws[0]))
 
-    def gradient(self, attack: str, eps: float, known: Result, smaller: Result) -> Result:
-        """Result of a gradient attack at a level.
-
-        Args:
-            attack: its name.
-            eps: noise level.
-            known: result at this level or below, whose broken images need no attack.
-            smaller: the attack's own result at the level below, whose broken images need none either.
-        """
-        place = f"{attack}@{level_key(eps)}"
-        return self.measured(place, lambda: self.attack(place, self.by_name(attack), eps, (known, smaller)), ATTACK)
-
-    def attack(self, place: str, attack: Callable[..., Attacked], eps: float, known: Sequence[Result]) -> Result:
+    def attack(self, name: str, eps: float, known: Sequence[Clean | AttackedImages]) -> AttackedImages:
         """Attack all images that every known result left right; the others carry over from the first that broke them.
 
-        "carried" is 1 where an image was not attacked, because it is wrong already.
+        Args:
+            name: of the attack.
+            eps: noise level.
+            known: results at this level or below.
         """
+        unit = self.unit(name, eps, given=tuple(map(fingerprint, known)))
+        return self.measured(unit, AttackedImages, lambda unit: self._attack(unit, name, eps, known))
+
+    def _attack(self, unit: Unit, name: str, eps: float, known: Sequence[Clean | AttackedImages]) -> AttackedImages:
         found = {key: [0] * len(self.ids) for key in ("correct", "forward", "backward")}
-        found |= {"carried": [1] * len(self.ids), "predicted": list(known[0]["predicted"])}
+        found |= {"carried": [1] * len(self.ids), "predicted": list(known[0].predicted)}
         noise = [0.0] * len(self.ids)
         for result in reversed(known):
-            for image, stood in enumerate(result["correct"]):
+            for image, stood in enumerate(result.correct):
                 if not stood:
-                    found["predicted"][image] = result["predicted"][image]
-                    noise[image] = result["noise"][image] if "noise" in result else 0.0
-        images = [image for image in range(len(self.ids)) if all(result["correct"][image] for result in known)]
-        run = partial(attack, generator=self.generator(place))
-        outcome = self.target.attack(images, self.radius(eps), run, self.teller(place))
+                    found["predicted"][image] = result.predicted[image]
+                    noise[image] = result.noise[image] if isinstance(result, AttackedImages) else 0.0
+        images = [image for image in range(len(self.ids)) if all(result.correct[image] for result in known)]
+        component = self.settings.components[name]
+        run = partial(component.run, labels=None, generator=self.generator(unit.name))
+        teller, keeps_form = self.teller(unit), component.keeps_form(None)
+        outcome = self.target.attack(images, self.radius(eps), run, teller, keeps_form)
         for number, image in enumerate(images):
             found["carried"][image], noise[image] = 0, outcome.noise[number]
             for key in ("predicted", "correct", "forward", "backward"):
                 found[key][image] = getattr(outcome, key)[number]
-        return {"eps": eps, "radius": self.radius(eps), **found, "noise": noise, "trace": outcome.trace}
+        whole = {key: tuple(values) for key, values in found.items()}
+        return AttackedImages(eps=eps, radius=self.radius(eps), **whole, noise=tuple(noise), trace=outcome.trace)
 
-    def by_name(self, attack: str) -> Callable[..., Attacked]:
-        """A gradient attack that waits for a problem and a generator."""
-        pgd_name, _ = self.settings.attacks
-        if attack == pgd_name:
-            return partial(pgd, loss=cross_entropy, steps=self.settings.pgd_steps)
-        return partial(apgd, loss=cross_entropy, steps=self.settings.apgd_steps)
+    def checked(
+        self,
+        name: str,
+        images: Sequence[int],
+        eps: float,
+        attack: Callable[..., Attacked],
+        by: str = "",
+        title: str | None = None,
+    ) -> Checked:
+        """Result of an attack on some images only.
 
-    def checked(self, place: str, images: list[int], eps: float, attack: Callable[..., Attacked]) -> Result:
-        """Result of an attack on some images only."""
+        Args:
+            name: of the attack.
+            images: numbers of the images.
+            eps: noise level.
+            attack: a problem and a generator to a result.
+            by: what the attack depends on besides.
+            title: seeds it; None: name and level.
+        """
 
-        def measure() -> Result:
-            run = partial(attack, generator=self.generator(place))
-            found = self.target.attack(images, self.radius(eps), run, self.teller(place))
-            passes = {"forward": found.forward, "backward": found.backward}
-            return {"eps": eps, "images": images, "right": found.correct, "noise": found.noise, **passes}
+        def measure(unit: Unit) -> Checked:
+            run = partial(attack, generator=self.generator(title or unit.name.removeprefix("check-")))
+            found = self.target.attack(images, self.radius(eps), run, self.teller(unit))
+            return Checked(
+                eps=eps,
+                images=tuple(images),
+                right=tuple(found.correct),
+                noise=tuple(found.noise),
+                forward=tuple(found.forward),
+                backward=tuple(found.backward),
+            )
 
-        return self.measured(f"check-{place}", measure, CHECK)
+        unit = self.unit(f"check-{name}", eps, given=(f"images {' '.join(map(str, images))}", by))
+        return self.measured(unit, Checked, measure)
 
     def radius(self, eps: float) -> float:
         """Norm of noise at a level, on the images at hand."""
         return Budget(self.settings.norm, self.target.x[0].numel(), self.settings.reference_elements).effective(eps)
 
     def generator(self, place: str) -> torch.Generator:
-        """Random numbers that depend on the seed and the measurement alone."""
-        digest = hashlib.sha256(f"{self.settings.seed}/{place}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        """Random numbers of a measurement."""
+        return generator(self.settings.seed, place)
 
-    def teller(self, place: str) -> Callable[[float], None] | None:
+    def teller(self, unit: Unit) -> Callable[[float], None] | None:
         """Progress of one measurement."""
-        return None if self.progress is None else partial(self.progress, place)
+        return None if self.progress is None else partial(self.progress, unit.name)
 
 
-def _classes(logits: Tensor, y: Tensor) -> Result:
-    predicted = logits.argmax(1)
-    return {"predicted": predicted.tolist(), "correct": (predicted == y.cpu()).long().tolist()}
+def _rows(logits: Tensor) -> tuple[tuple[float, ...], ...]:
+    return tuple(map(tuple, logits.tolist()))

@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.audit.summary import censored_quantile
-from nnunet_ima.classification.audit import ClassifierAudit
+from nnunet_ima.classification.audit import BlackBoxed, ClassifierAudit
 from nnunet_ima.classification.audit_settings import AuditSettings
+from nnunet_ima.classification.records import AttackedImages, Clean
 from nnunet_ima.classification.scores import auc, rates, wilson
+from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
+from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.perturbation.budget import Budget
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 ALLOWANCE = 0.08  # of clean accuracy, that a defence may cost
 
 Row = dict[str, Any]
@@ -47,7 +48,7 @@ def summarise_classifiers(
         models: of each model; see `_model`.
         rows: of each model and ε, 0 included; see `_row`.
         best, allowance: what `choose` returns, and the clean accuracy that it lets a defence cost.
-        verdicts: rows of `evidence.verdict.as_rows`, of all models.
+        verdicts: see `evidence.verdict`, of all models.
         failed: [], for there is nothing that a single image could fail at.
         settings, classes, positive, images: what was measured.
 
@@ -61,12 +62,12 @@ def summarise_classifiers(
     models = [_model(audit, labels, number, settings) for audit in audits]
     verdicts = [row for audit in audits for row in audit.verdicts]
     return {
-        "conclusive": bool(verdicts) and all(row["conclusive"] for row in verdicts),
+        "conclusive": bool(verdicts) and all(row.conclusive for row in verdicts),
         "models": models,
         "rows": [row for audit in audits for row in _rows(audit, labels, number, settings)],
         "best": choose(models),
         "allowance": ALLOWANCE,
-        "verdicts": verdicts,
+        "verdicts": to_json(verdicts),
         "failed": [],
         "settings": json.loads(json.dumps(asdict(settings))),
         "classes": list(classes),
@@ -106,11 +107,12 @@ def image_rows(
     """
     rows = []
     for audit in audits:
-        probabilities = torch.tensor(audit.clean["logits"]).softmax(1)
-        worst = [(0.0, audit.clean), *((eps, audit.attacks[settings.attacks[-1], eps]) for eps in settings.eps)]
+        probabilities = torch.tensor(audit.clean.logits).softmax(1)
+        worst: list[tuple[float, Clean | AttackedImages]] = [(0.0, audit.clean)]
+        worst += [(eps, audit.attacks[settings.names[-1], eps]) for eps in settings.eps]
         for image, name in enumerate(ids):
-            predicted = audit.clean["predicted"][image]
-            eps = audit.minimal["eps"][image] if audit.minimal is not None else None
+            predicted = audit.clean.predicted[image]
+            eps = audit.minimal.eps[image] if audit.minimal is not None else None
             rows.append(
                 {
                     "model": audit.name,
@@ -120,7 +122,7 @@ def image_rows(
                     "probability": round(float(probabilities[image, predicted]), 6),
                     "minimal eps": eps,
                     "minimal rms": _rms(eps, settings),
-                    "broken at": next((level for level, found in worst if not found["correct"][image]), None),
+                    "broken at": next((level for level, found in worst if not found.correct[image]), None),
                 }
             )
     return rows
@@ -145,17 +147,37 @@ def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, setting
     `mean_accuracy` is that over the noise levels under the worst attack, clean images not included. `passes` are those
     of the gradient attacks.
     """
-    last = settings.attacks[-1]
-    worst = [fmean(audit.attacks[last, eps]["correct"]) for eps in settings.eps]
+    last = settings.names[-1]
+    worst = [fmean(audit.attacks[last, eps].correct) for eps in settings.eps]
     return {
         "model": audit.name,
-        "clean": rates(audit.clean["predicted"], labels, positive),
-        "auc": auc(_scores(audit.clean["logits"], positive), labels, positive),
+        "clean": rates(audit.clean.predicted, labels, positive),
+        "auc": auc(_scores(audit.clean.logits, positive), labels, positive),
         "mean_accuracy": fmean(worst) if worst else None,
         "minimal": _minimal(audit, settings),
-        "probe": audit.probe,
-        "conclusive": all(row["conclusive"] for row in audit.verdicts),
-        "passes": {way: sum(sum(result[way]) for result in audit.attacks.values()) for way in ("forward", "backward")},
+        "probe": None if audit.probe is None else _probe(audit.probe),
+        "conclusive": all(row.conclusive for row in audit.verdicts),
+        "passes": {
+            way: sum(sum(getattr(result, way)) for result in audit.attacks.values()) for way in ("forward", "backward")
+        },
+    }
+
+
+def _probe(probe: BlackBoxed) -> Row:
+    """What was found on the images checked; all accuracies are shares of those."""
+    return {
+        "eps": probe.eps,
+        "cases": probe.cases,
+        "accuracy": probe.quality,
+        "accuracy_twice_the_steps": probe.twice_the_steps,
+        "accuracy_other_scales": probe.other_scales,
+        "accuracy_black_box": probe.black_box,
+        "black_box": probe.black_box_name,
+        "accuracy_square": probe.square,
+        "accuracy_spsa": probe.spsa,
+        "accuracy_huge": probe.huge,
+        "eps_huge": probe.eps_huge,
+        "repeat_difference": probe.repeat_difference,
     }
 
 
@@ -166,7 +188,7 @@ def _minimal(audit: ClassifierAudit, settings: AuditSettings) -> Row | None:
     """
     if audit.minimal is None:
         return None
-    eps = audit.minimal["eps"]
+    eps = audit.minimal.eps
     quantiles = {f"{share:g}": censored_quantile(eps, share) for share in QUANTILES}
     return {
         "images": len(eps),
@@ -179,10 +201,10 @@ def _minimal(audit: ClassifierAudit, settings: AuditSettings) -> Row | None:
 
 
 def _rows(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings: AuditSettings) -> list[Row]:
-    clean = {attack: audit.clean for attack in settings.attacks}
+    clean = {attack: audit.clean for attack in settings.names}
     levels = [_row(audit, 0.0, clean, labels, positive, settings)]
     for eps in settings.eps:
-        results = {attack: audit.attacks[attack, eps] for attack in settings.attacks}
+        results = {attack: audit.attacks[attack, eps] for attack in settings.names}
         levels.append(_row(audit, eps, results, labels, positive, settings))
     return levels
 
@@ -190,7 +212,7 @@ def _rows(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings
 def _row(
     audit: ClassifierAudit,
     eps: float,
-    results: Mapping[str, Row],
+    results: Mapping[str, Clean | AttackedImages],
     labels: Sequence[int],
     positive: int,
     settings: AuditSettings,
@@ -207,10 +229,10 @@ def _row(
         "model": audit.name,
         "eps": eps,
         "rms": _rms(eps, settings),
-        **rates(results[settings.attacks[-1]]["predicted"], labels, positive),
-        "attacks": {attack: wilson(sum(result["correct"]), count) for attack, result in results.items()},
-        "noise": None if white is None else wilson(sum(white["correct"]), count),
-        "auc_noise": None if white is None else auc(_scores(white["logits"], positive), labels, positive),
+        **rates(results[settings.names[-1]].predicted, labels, positive),
+        "attacks": {attack: wilson(sum(result.correct), count) for attack, result in results.items()},
+        "noise": None if white is None else wilson(sum(white.correct), count),
+        "auc_noise": None if white is None else auc(_scores(white.logits, positive), labels, positive),
     }
 
 

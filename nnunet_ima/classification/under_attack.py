@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ima.attacks.problem import Attacked, Model, Problem
 from nnunet_ima.attacks.temperature import temperature, tempered
+from nnunet_ima.evidence.records import Trace
+from nnunet_ima.evidence.traces import rounded
 from nnunet_ima.perturbation.norms import Norm
 
 Attack = Callable[[Problem], Attacked]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """What an attack did to some images, one entry each.
 
@@ -29,16 +29,16 @@ class Outcome:
         noise: norm of the noise that made it wrong; 0 where none did.
         forward: forward passes.
         backward: backward passes.
-        trace: what `evidence.verdict` reads of the gradients and the loss; the loss is the mean over the images that
-            stood to the end, since the others leave on the way.
+        trace: the course of the attack; the loss is the mean over the images that stood to the end, since the others
+            leave on the way.
     """
 
-    predicted: list[int] = field(default_factory=list)
-    correct: list[int] = field(default_factory=list)
-    noise: list[float] = field(default_factory=list)
-    forward: list[int] = field(default_factory=list)
-    backward: list[int] = field(default_factory=list)
-    trace: dict[str, Any] = field(default_factory=dict)
+    predicted: list[int]
+    correct: list[int]
+    noise: list[float]
+    forward: list[int]
+    backward: list[int]
+    trace: Trace
 
 
 @dataclass(frozen=True)
@@ -91,32 +91,52 @@ class Target:
         return logits
 
     def attack(
-        self, images: Sequence[int], radius: float, attack: Attack, tell: Callable[[float], None] | None = None
+        self,
+        images: Sequence[int],
+        radius: float,
+        attack: Attack,
+        tell: Callable[[float], None] | None = None,
+        keeps_form: bool = True,
     ) -> Outcome:
-        """Attack images of these numbers with noise of at most a norm; `tell` hears the share that is done."""
-        outcome, courses = Outcome(), []
-        steps = zero = broken = 0
+        """Attack images of these numbers with noise of at most a norm.
+
+        Args:
+            images: numbers of the images.
+            radius: the largest norm of noise.
+            attack: problem to result.
+            tell: hears the share that is done.
+            keeps_form: see `attacks.losses.AttackLoss`.
+        """
+        predicted: list[int] = []
+        noise: list[float] = []
+        found: list[Attacked] = []
         numbers = torch.tensor(list(images), dtype=torch.long)
         for batch in numbers.split(self.batch_size) if len(numbers) else ():
             attacked = attack(problem := self.problem(batch, torch.full((len(batch),), radius)))
-            stood = attacked.quality > 0
             with torch.no_grad():
                 others = self.model(attacked.x).scatter(1, problem.y[:, None], -torch.inf).argmax(1)
-            predicted = torch.where(stood, problem.y, others)  # as seen in the attack, whatever another batch rounds to
-            distance = self.norm.size(attacked.x.cpu().double() - self.x[batch].double())
-            outcome.predicted += predicted.tolist()
-            outcome.correct += stood.long().tolist()
-            outcome.noise += distance.tolist()
-            outcome.forward += attacked.forward.tolist()
-            outcome.backward += attacked.backward.tolist()
-            steps += int(attacked.backward.sum())
-            zero, broken = zero + int(attacked.trace.zero.sum()), broken + int(attacked.trace.not_finite.sum())
-            courses.append(attacked.trace.loss[:, stood].cpu())
+            # as seen in the attack, whatever another batch rounds to
+            predicted += torch.where(attacked.quality > 0, problem.y, others).tolist()
+            noise += self.norm.size(attacked.x.cpu().double() - self.x[batch].double()).tolist()
+            found.append(attacked)
             if tell is not None:
-                tell(len(outcome.correct) / len(numbers))
-        outcome.trace = {"steps": steps, "zero": zero, "not_finite": broken, "keeps_form": True}
-        outcome.trace["loss"] = _mean_course(courses)
-        return outcome
+                tell(len(predicted) / len(numbers))
+        backward = [passes for it in found for passes in it.backward.tolist()]
+        return Outcome(
+            predicted=predicted,
+            correct=[int(quality > 0) for it in found for quality in it.quality.tolist()],
+            noise=noise,
+            forward=[passes for it in found for passes in it.forward.tolist()],
+            backward=backward,
+            trace=Trace(
+                steps=sum(backward),
+                zero=sum(int(it.trace.zero.sum()) for it in found),
+                not_finite=sum(int(it.trace.not_finite.sum()) for it in found),
+                keeps_form=keeps_form,
+                loss=_mean_course([it.trace.loss[:, it.quality > 0].cpu() for it in found]),
+                quality=(),
+            ),
+        )
 
     def _problem(self, model: Model, images: Tensor, eps: Tensor) -> Problem:
         x, y = self.x[images].to(self.device), self.y[images].to(self.device)
@@ -152,16 +172,7 @@ def true_probability(logits: Tensor, y: Tensor) -> Tensor:
     return logits.float().softmax(1).gather(1, y[:, None])[:, 0]
 
 
-def overtaking(logits: Tensor, y: Tensor, progress: float) -> Tensor:
-    """Loss (B,) for black boxes: by how much another class leads. Unlike cross-entropy it never saturates."""
-    true = logits.gather(1, y[:, None])[:, 0]
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
-
-
-def _mean_course(courses: Sequence[Tensor]) -> list[float]:
-    """Mean loss at each step over the images of all batches that stood to the end; [] without any."""
+def _mean_course(courses: Sequence[Tensor]) -> tuple[float, ...]:
+    """Mean loss at each step over the images of all batches that stood to the end; () without any."""
     stood = [course for course in courses if course.shape[1] and len(course)]
-    if not stood:
-        return []
-    means = torch.cat(stood, 1).double().mean(1).tolist()
-    return [float(f"{value:.6g}") for value in means if math.isfinite(value)]
+    return rounded(torch.cat(stood, 1).double().mean(1).tolist()) if stood else ()

@@ -16,7 +16,7 @@ from nnunet_ima.datasets.tasks import load_task, task_names
 from nnunet_ima.files import check_name
 
 if TYPE_CHECKING:
-    from nnunet_ima.audit.case_audit import Settings
+    from nnunet_ima.audit.settings import Settings
     from nnunet_ima.inference.cases import Case
     from nnunet_ima.inference.model import TrainedModel
 
@@ -30,7 +30,7 @@ class Attack:
     Name a task (--task D5), whose model and validation cases are found in nnU-Net's folders, or any model folder
     (--model), twice to compare two models; add --images and --labels to use cases of your own. Everything goes into one
     folder (--output): tables, figures, predictions, a map of where the model gives way, one JSON for each measurement.
-    Stopped half-way, the same command goes on where it was.
+    Stopped half-way, the same command goes on where it was; with more noise levels or attacks it measures what is new.
 
     The exit status is 0 after an audit, 1 if --require is not met, 2 after a wrong input.
     """
@@ -84,7 +84,7 @@ class Attack:
 
     attack: tuple[str, ...] = ("pgd",)
     """Attacks: pgd (the paper's), quick, standard (the strongest), or one of fgsm, ifgsm, apgd, segpgd, cospgd, square,
-    noise-uniform, noise-gaussian."""
+    spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None
     """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""
@@ -134,8 +134,8 @@ class Attack:
         self._check()
         # imported here because it takes seconds: wrong inputs are refused before
         from nnunet_ima.audit.forecast import forecast
-        from nnunet_ima.audit.gate import parse_requirements, unmet
         from nnunet_ima.audit.run import find_faults, run_audit
+        from nnunet_ima.evidence.gate import parse_requirements, unmet
         from nnunet_ima.evidence.provenance import provenance, question
         from nnunet_ima.evidence.store import Store
         from nnunet_ima.inference.pipeline import Pipeline
@@ -151,17 +151,19 @@ class Attack:
         if self.dry_run:
             print(forecast(pipelines, cases, settings, self.check_cases))
             return
+        from nnunet_ima.inference.volumes import Volumes
         from nnunet_ima.report.publish import publish
 
         faults = find_faults(pipelines, cases)
         if all(faults.values()):  # before the audit claims its folder
             raise ValueError(_nothing(fault for found in faults.values() for fault in found))
-        store = Store(self.output, question(pipelines, cases, settings), provenance(pipelines))
-        findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults)
+        store = Store(self.output, question(pipelines, cases, settings.question()), provenance(pipelines))
+        volumes = Volumes()
+        findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults, volumes)
         if not findings.records:
             store.release()
-            raise ValueError(_nothing(row["error"] for row in findings.failed))
-        print(publish(findings, pipelines, cases, settings, store))
+            raise ValueError(_nothing(row.error for row in findings.failed))
+        print(publish(findings, pipelines, cases, settings, store, volumes))
         if shortfalls := unmet(requirements, findings):
             print(f"--require is not met: {'; '.join(shortfalls)}")
             raise SystemExit(1)
@@ -267,7 +269,7 @@ class Attack:
 
     def _settings(self, models: dict[str, TrainedModel]) -> Settings:
         from nnunet_ima.audit.budgets import default_levels, reference_elements
-        from nnunet_ima.audit.case_audit import Settings
+        from nnunet_ima.audit.settings import Settings
 
         plans = next(iter(models.values())).plans.plans
         default_unit, levels = default_levels(plans, self.norm)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,16 @@ import torch
 
 import nnunet_ima
 from nnunet_ima.attacks.presets import VERSION as ATTACKS
-from nnunet_ima.audit.case_audit import Settings
 from nnunet_ima.evidence.store import sha256
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 
 
-def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings) -> dict[str, Any]:
+def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides the numbers: models and cases by the hashes of their files, pipelines, settings, attacks."""
     return {
         "attacks": ATTACKS,
-        "settings": asdict(settings),
+        "settings": dict(settings),
         "models": {
             name: {
                 "checkpoints": {fold: sha256([file]) for fold, file in _checkpoints(pipeline).items()},

@@ -12,18 +12,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nnunet_ima.evidence.schema import SCHEMA, from_json, to_json
 from nnunet_ima.files import atomic_file, check_name, read_json, write_atomically
 
+R = TypeVar("R")
 MANIFEST = "manifest.json"
 SCRATCH = ".stored-"
 DAY = 86400.0  # seconds
@@ -50,13 +52,14 @@ class Store:
 
         Args:
             folder: made if it does not exist.
-            question: what decides the numbers; JSON values. The hash of one of its "cases" may be another than that of
+            question: what decides all numbers; JSON values. What only decides which of them are wanted, such as noise
+                levels, does not belong here: an audit grows. The hash of one of its "cases" may be another than that of
                 an earlier start as long as there is no result of that case: its files were broken, and are repaired.
             provenance: what may explain them besides: versions, device; JSON values.
 
         Raises:
             ValueError: the folder holds another audit, or something else.
-            OSError: the folder cannot be written.
+            OSError: the folder cannot be written, or holds an audit of another release.
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +69,7 @@ class Store:
             if any(not entry.name.startswith(f".{MANIFEST}") for entry in folder.iterdir()):  # left by a kill
                 msg = f"{folder} holds other files; choose an empty folder with --output"
                 raise ValueError(msg)
-            write_atomically(manifest, _dumps({"question": question, "provenance": [provenance]}))
+            write_atomically(manifest, _dumps({"schema": SCHEMA, "question": question, "provenance": [provenance]}))
             return
         stored = _read_manifest(manifest)
         known = stored["question"]
@@ -102,45 +105,56 @@ class Store:
             raise FileNotFoundError(msg)
         return path
 
-    def get(self, *place: str, needs: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    def get(self, kind: type[R], *place: str, given: Sequence[str] = ()) -> R | None:
         """Return a result; None if there is none, or a damaged one, which is told and removed: it is to be made again.
 
         Args:
+            kind: of record; see `schema.from_json`.
             place: model, case and measurement.
-            needs: what the result must hold: type or union of types by key.
+            given: what it must have been built upon; a result built upon something else counts as none.
+
+        Raises:
+            OSError: it was written by another release.
         """
         file = self._file(place)
         if not file.is_file():
             return None
         try:
             content = read_json(file)
+            if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
+                raise ValueError("no result of an audit")
+            if content["schema"] != SCHEMA:
+                raise _other_release(file, content["schema"])
+            found = from_json(kind, content)
         except ValueError:
-            content = None
-        if isinstance(content, dict) and all(
-            key in content and isinstance(content[key], kind) for key, kind in (needs or {}).items()
-        ):
-            return content
-        _tell_damaged(file)
-        return None
+            _tell_damaged(file)
+            return None
+        return found if content.get("given", []) == list(given) else None
 
-    def put(self, result: dict[str, Any], *place: str) -> dict[str, Any]:
+    def put(self, result: R, *place: str, given: Sequence[str] = ()) -> R:
         """Keep a result; returns it as it is read back.
+
+        Args:
+            result: a record; see `schema.to_json`.
+            place: model, case and measurement.
+            given: what it is built upon, in words.
 
         Raises:
             ValueError: it holds a number that is not finite.
         """
-        if bad := sorted(_not_finite(result)):
+        content = to_json(result)
+        if bad := sorted(_not_finite(content)):
             model, *what = place
             msg = (
                 f"{' '.join(what)} of the model {model} is not a finite number ({', '.join(bad)}); look for extreme "
                 "values in the image and in the model's weights"
             )
             raise ValueError(msg)
+        kept = from_json(type(result), json.loads(json.dumps(content)))
         file = self._file(place)
         file.parent.mkdir(parents=True, exist_ok=True)
-        text = _dumps(result)
-        write_atomically(file, text)
-        kept: dict[str, Any] = json.loads(text)
+        built = {"given": list(given)} if given else {}
+        write_atomically(file, _dumps({"schema": SCHEMA, **content, **built}))
         return kept
 
     def put_noise(self, noise: Tensor, *place: str) -> None:
@@ -241,7 +255,15 @@ def _read_manifest(manifest: Path) -> dict[str, Any]:
         msg = f"{manifest} is no manifest of an audit; choose another folder with --output"
         raise ValueError(msg)
     found: dict[str, Any] = stored
+    if found.get("schema") != SCHEMA:
+        raise _other_release(manifest, found.get("schema"))
     return found
+
+
+def _other_release(file: Path, schema: Any) -> OSError:
+    release = "an earlier release" if schema is None else f"a release whose records have the version {schema!r}"
+    msg = f"{file} was written by {release}; choose another folder with --output, or go on with that release"
+    return OSError(msg)
 
 
 def _tell_damaged(file: Path) -> None:

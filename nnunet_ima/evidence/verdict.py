@@ -8,9 +8,10 @@ looked at proves nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+
+from nnunet_ima.evidence.records import Judgement, Probe, Trace
 
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
@@ -38,51 +39,68 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What the numbers of the evidence measure.
+class Attempt:
+    """What an attack found at a noise level.
 
     Attributes:
-        word: its name in the checks.
-        key: its name in the results.
+        eps: noise level.
+        quality: Dice, or share of images that are right.
+        noise: norm of the noise.
+        bound: the largest norm allowed.
+        white: quality under the worst white noise of this level; None where none was looked at.
     """
 
-    word: str
-    key: str
+    eps: float
+    quality: float
+    noise: float
+    bound: float
+    white: float | None
 
 
-DICE, ACCURACY = Measure("Dice", "dice"), Measure("accuracy", "accuracy")
+@dataclass(frozen=True)
+class Course:
+    """How a single attack came there: its quality in the end, and its trace."""
+
+    quality: float
+    trace: Trace
 
 
 def verdict(
-    presets: Sequence[dict[str, Any]],
-    components: Sequence[dict[str, Any]],
-    randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]],
-    probes: Sequence[dict[str, Any]],
-    measure: Measure = DICE,
+    attempts: Sequence[Attempt], courses: Sequence[Course], probes: Sequence[Probe], word: str = "Dice"
 ) -> list[Check]:
     """Judge the evidence on one model.
 
     Args:
-        presets: results of attacks, as `CaseAudit.preset` gives them.
-        components: results of their parts, as `CaseAudit.component` gives them.
-        randoms: pairs of a preset's result and the result of white noise (`CaseAudit.random`) at its ε.
-        probes: results of `audit.probes`, one for each case probed. One that stands for several has their number as
-            "cases", and may name its black boxes as "black_box".
-        measure: what is measured; the keys of the results above that begin with "dice" begin with its key.
+        attempts: each attack on each case at each level.
+        courses: of all single attacks of which these were made.
+        probes: what was measured again.
+        word: name of what is measured.
     """
-    precision = [probe for probe in probes if probe.get(f"{measure.key}_full_precision") is not None]
+    precise = [probe for probe in probes if probe.full_precision is not None]
     return [
-        _gradients(components),
-        _converged(components, measure),
-        _more_steps(probes, measure),
-        _huge_noise(probes, measure),
-        _random_noise(randoms, measure),
-        _black_box(probes, measure),
-        _scale(probes, measure),
-        _ranks(presets, measure),
+        _gradients(courses),
+        _converged(courses),
+        _attacked_again(
+            f"twice the steps find no much lower {word}",
+            [probe.twice_the_steps for probe in probes],
+            GAIN,
+            probes,
+            word,
+        ),
+        _huge_noise(probes, word),
+        _random_noise(attempts),
+        _black_box(probes, word),
+        _attacked_again(
+            f"no other scale of the logits finds much lower {word}",
+            [probe.other_scales for probe in probes],
+            SCALE_GAIN,
+            probes,
+            word,
+        ),
+        _ranks(attempts),
         _deterministic(probes),
-        _inside_the_ball(presets),
-        *([_precision(precision, measure)] if precision else []),  # on a CPU there is nothing to compare
+        _inside_the_ball(attempts),
+        *([_precision(precise, word)] if precise else []),  # on a CPU there is nothing to compare
     ]
 
 
@@ -91,30 +109,32 @@ def is_conclusive(checks: Iterable[Check]) -> bool:
     return all(check.result == PASSED for check in checks)
 
 
-def as_rows(model: str, checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """Return the checks of a model as the report and the summary hold them."""
+def judgements(model: str, checks: Sequence[Check]) -> list[Judgement]:
+    """Return the checks of a model as findings and summary hold them."""
     conclusive = is_conclusive(checks)
-    return [{"model": model, **asdict(check), "conclusive": conclusive} for check in checks]
+    return [
+        Judgement(model=model, check=it.check, result=it.result, figure=it.figure, conclusive=conclusive)
+        for it in checks
+    ]
 
 
 def _judge(check: str, passed: bool | None, figure: str) -> Check:
     return Check(check, NOT_RUN if passed is None else PASSED if passed else FAILED, figure)
 
 
-def _gradients(components: Sequence[dict[str, Any]]) -> Check:
-    traces = [entry["trace"] for entry in components if entry["trace"]["steps"]]
-    steps, zero, broken = (sum(trace[key] for trace in traces) for key in ("steps", "zero", "not_finite"))
+def _gradients(courses: Sequence[Course]) -> Check:
+    traces = [course.trace for course in courses if course.trace.steps]
+    steps, zero, broken = (sum(getattr(trace, key) for trace in traces) for key in ("steps", "zero", "not_finite"))
     passed = None if steps == 0 else broken == 0 and zero <= VANISHED * steps
     return _judge(
         "gradients are finite and do not vanish", passed, f"{zero} zero and {broken} not finite of {steps} gradients"
     )
 
 
-def _converged(components: Sequence[dict[str, Any]], measure: Measure) -> Check:
+def _converged(courses: Sequence[Course]) -> Check:
     # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
-    unfinished = [entry["trace"] for entry in components if entry[measure.key] > 0]
-    courses = [trace["loss"] for trace in unfinished if trace.get("keeps_form") and len(trace["loss"]) >= 20]
-    rises = [_late_rise(losses) for losses in courses]
+    unfinished = [course.trace for course in courses if course.quality > 0]
+    rises = [_late_rise(trace.loss) for trace in unfinished if trace.keeps_form and len(trace.loss) >= 20]
     name = "the loss has stopped rising at the last step"
     if not rises:
         return _judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")
@@ -122,9 +142,9 @@ def _converged(components: Sequence[dict[str, Any]], measure: Measure) -> Check:
     return _judge(name, fmean(rises) < STILL_RISING, figure)
 
 
-def _cases(probes: Sequence[dict[str, Any]]) -> int:
+def _cases(probes: Sequence[Probe]) -> int:
     """Number of cases that the probes stand for."""
-    return sum(probe.get("cases", 1) for probe in probes)
+    return sum(probe.cases for probe in probes)
 
 
 def _late_rise(losses: Sequence[float]) -> float:
@@ -133,68 +153,57 @@ def _late_rise(losses: Sequence[float]) -> float:
     return max(0.0, fmean(losses[-tenth:]) - fmean(losses[-2 * tenth : -tenth])) / span if span else 0.0
 
 
-def _more_steps(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    name = f"twice the steps find no much lower {measure.word}"
-    return _attacked_again(name, "twice_the_steps", GAIN, probes, measure)
-
-
-def _scale(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    name = f"no other scale of the logits finds much lower {measure.word}"
-    return _attacked_again(name, "other_scales", SCALE_GAIN, probes, measure)
-
-
-def _attacked_again(name: str, how: str, allowed: float, probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
+def _attacked_again(name: str, found: Sequence[float], allowed: float, probes: Sequence[Probe], word: str) -> Check:
     """Judge what another attack finds beyond the first one, in the mean of the probes."""
-    gains = [probe[measure.key] - probe[f"{measure.key}_{how}"] for probe in probes]
+    gains = [probe.quality - quality for probe, quality in zip(probes, found, strict=True)]
     if not gains:
         return _judge(name, None, "no cases probed")
-    figure = f"{measure.word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
+    figure = f"{word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
     return _judge(name, fmean(gains) <= allowed, figure)
 
 
-def _huge_noise(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    found = [probe[f"{measure.key}_huge"] for probe in probes]
-    figure = f"{measure.word} {fmean(found):.3f} at ε = {probes[0]['eps_huge']:g}" if found else "no cases probed"
+def _huge_noise(probes: Sequence[Probe], word: str) -> Check:
+    found = [probe.huge for probe in probes]
+    figure = f"{word} {fmean(found):.3f} at ε = {probes[0].eps_huge:g}" if found else "no cases probed"
     return _judge("very large noise breaks the model", fmean(found) <= STANDS if found else None, figure)
 
 
-def _random_noise(randoms: Sequence[tuple[dict[str, Any], dict[str, Any]]], measure: Measure) -> Check:
-    beaten = sum(min(white["kinds"].values()) < attacked[measure.key] - 1e-3 for attacked, white in randoms)
-    figure = f"random noise did better in {beaten} of {len(randoms)} results"
-    return _judge("no random noise beats an attack", beaten == 0 if randoms else None, figure)
+def _random_noise(attempts: Sequence[Attempt]) -> Check:
+    compared = [(attempt.white, attempt.quality) for attempt in attempts if attempt.white is not None]
+    beaten = sum(white < quality - 1e-3 for white, quality in compared)
+    figure = f"random noise did better in {beaten} of {len(compared)} results"
+    return _judge("no random noise beats an attack", beaten == 0 if compared else None, figure)
 
 
-def _black_box(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    gains = [probe[measure.key] - probe[f"{measure.key}_black_box"] for probe in probes]
+def _black_box(probes: Sequence[Probe], word: str) -> Check:
+    name, gains = "no black-box attack beats the gradient", [probe.quality - probe.black_box for probe in probes]
     if not gains:
-        return _judge("no black-box attack beats the gradient", None, "no cases probed")
-    found, before = (fmean(probe[measure.key + end] for probe in probes) for end in ("_black_box", ""))
-    figure = probes[0].get("black_box") or f"Square attack, {probes[0]['queries']} queries"
-    figure += f": {measure.word} {found:.3f} against {before:.3f}, mean of {_cases(probes)}"
-    return _judge("no black-box attack beats the gradient", max(gains) <= GAIN, figure)
+        return _judge(name, None, "no cases probed")
+    found, before = fmean(probe.black_box for probe in probes), fmean(probe.quality for probe in probes)
+    figure = f"{probes[0].black_box_name}: {word} {found:.3f} against {before:.3f}, mean of {_cases(probes)}"
+    return _judge(name, max(gains) <= GAIN, figure)
 
 
-def _ranks(presets: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    levels = {entry["eps"] for entry in presets}
-    dead = {eps for eps in levels if all(entry[measure.key] < 0.01 for entry in presets if entry["eps"] == eps)}
+def _ranks(attempts: Sequence[Attempt]) -> Check:
+    levels = {attempt.eps for attempt in attempts}
+    dead = {eps for eps in levels if all(it.quality < 0.01 for it in attempts if it.eps == eps)}
     figure = f"all cases are at 0 for {len(dead)} of {len(levels)} noise levels"
     return _judge("the noise levels leave something to rank", dead != levels if levels else None, figure)
 
 
-def _deterministic(probes: Sequence[dict[str, Any]]) -> Check:
-    differences = [probe["repeat_difference"] for probe in probes]
+def _deterministic(probes: Sequence[Probe]) -> Check:
+    differences = [probe.repeat_difference for probe in probes]
     figure = f"largest difference of logits {max(differences):.2g}" if differences else "no cases probed"
     return _judge("the model is deterministic", max(differences) == 0 if differences else None, figure)
 
 
-def _inside_the_ball(presets: Sequence[dict[str, Any]]) -> Check:
-    keys = [entry["noise"]["norm"].lower() for entry in presets]
-    excess = [entry["noise"][key] / entry["units"][key] for key, entry in zip(keys, presets, strict=True)]
+def _inside_the_ball(attempts: Sequence[Attempt]) -> Check:
+    excess = [attempt.noise / attempt.bound for attempt in attempts]
     figure = f"largest noise {max(excess):.6f} of its bound" if excess else "no noise"
     return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
 
 
-def _precision(probes: Sequence[dict[str, Any]], measure: Measure) -> Check:
-    gains = [probe[measure.key] - probe[f"{measure.key}_full_precision"] for probe in probes]
-    figure = f"in full precision {measure.word} is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
+def _precision(probes: Sequence[Probe], word: str) -> Check:
+    gains = [probe.quality - probe.full_precision for probe in probes if probe.full_precision is not None]
+    figure = f"in full precision {word} is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
     return _judge("mixed precision does not weaken the attack", fmean(gains) <= GAIN, figure)

@@ -6,27 +6,33 @@ import json
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import torch
 
 from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise, write_summary
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Result
 from nnunet_ima.evidence.store import Store, level_key
 from nnunet_ima.files import write_atomically
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.inference.volume import raw_noise, read_volume
+from nnunet_ima.inference.volume import raw_noise
+from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case
 from nnunet_ima.report.audit_table import report_text
 
 
 def publish(
-    findings: Findings, pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings: Settings, store: Store
+    findings: Findings,
+    pipelines: Mapping[str, Pipeline],
+    cases: Sequence[Case],
+    settings: Settings,
+    store: Store,
+    volumes: Volumes | None = None,
 ) -> str:
     """Write summary, tables, report and figures into the audit's folder; returns the report and where all that lies.
 
@@ -36,6 +42,7 @@ def publish(
         cases: those of the audit.
         settings: of the audit.
         store: its results.
+        volumes: reads the cases; None: one of its own.
     """
     folder = store.folder
     summary = summarise(findings, settings)
@@ -51,8 +58,8 @@ def publish(
         record = _worst_record(name, findings, folder, pipeline)
         if record is not None:
             figures.append(f"worst_case_{name}.png")
-            draw_worst_case(_worst_case(record, pipeline, cases, folder), folder / figures[-1])
-        elif settings.eps and any(record["model"] == name for record in findings.records):
+            draw_worst_case(_worst_case(record, pipeline, cases, folder, volumes or Volumes()), folder / figures[-1])
+        elif settings.eps and any(record.model == name for record in findings.records):
             text += f"\n\nNo figure of {name}'s worst case: its noise or its predictions are not in images/"
     images = "\n\n".join(f"![{name}]({quote(name)})" for name in figures)
     write_atomically(folder / "report.md", f"{text}\n\n{images}\n" if images else f"{text}\n")
@@ -121,29 +128,29 @@ def _pipeline_in_words(pipeline: Pipeline) -> str:
     )
 
 
-def _worst_record(name: str, findings: Findings, folder: Path, pipeline: Pipeline) -> dict[str, Any] | None:
+def _worst_record(name: str, findings: Findings, folder: Path, pipeline: Pipeline) -> Result | None:
     """The result where Dice falls furthest, by the smallest noise that does it; None if no files of any are kept."""
-    records = [record for record in findings.records if record["model"] == name and record["attack"] != "clean"]
-    records.sort(key=lambda record: (record["dice"] - record["clean_dice"], record["eps"]))
+    records = [record for record in findings.records if record.model == name and record.attack != "clean"]
+    records.sort(key=lambda record: (record.dice - record.clean_dice, record.eps))
     for record in records:  # noise is kept of each level's worst attack alone
         if all(file.is_file() for file in _files(record, folder, pipeline)):
             return record
     return None
 
 
-def _files(record: dict[str, Any], folder: Path, pipeline: Pipeline) -> tuple[Path, Path, Path]:
+def _files(record: Result, folder: Path, pipeline: Pipeline) -> tuple[Path, Path, Path]:
     """Noise, clean prediction and attacked prediction of a result."""
-    images = folder / "images" / record["model"] / record["case"]
-    place = f"{record['attack']}@{level_key(record['eps'])}"
+    images = folder / "images" / record.model / record.case
+    place = f"{record.attack}@{level_key(record.eps)}"
     ending = pipeline.model.dataset_json["file_ending"]
     return images / f"noise_{place}.npy", images / f"clean{ending}", images / f"{place}{ending}"
 
 
-def _worst_case(record: dict[str, Any], pipeline: Pipeline, cases: Sequence[Case], folder: Path) -> WorstCase:
+def _worst_case(record: Result, pipeline: Pipeline, cases: Sequence[Case], folder: Path, volumes: Volumes) -> WorstCase:
     """Everything on the raw grid that the figure of a result shows."""
     noise_file, *predictions = _files(record, folder, pipeline)
     model = pipeline.model
-    volume = read_volume(next(case for case in cases if case.name == record["case"]), model)
+    volume = volumes(next(case for case in cases if case.name == record.case), model)
     reader = model.plans.image_reader_writer_class()
     noise = raw_noise(volume, torch.from_numpy(np.load(noise_file)).float(), model)
     channel = int(np.square(noise).sum((1, 2, 3)).argmax())
@@ -154,8 +161,8 @@ def _worst_case(record: dict[str, Any], pipeline: Pipeline, cases: Sequence[Case
         label, clean, attacked = (np.where(volume.label == ignore, 0, array) for array in (label, clean, attacked))
     channels = f", channel {channel}" if len(noise) > 1 else ""
     return WorstCase(
-        title=f"{record['model']}: {record['case']} under {record['attack']}, ε = {record['eps']:g}{channels}; "
-        f"Dice {record['clean_dice']:.3f} without noise, {record['dice']:.3f} with it",
+        title=f"{record.model}: {record.case} under {record.attack}, ε = {record.eps:g}{channels}; "
+        f"Dice {record.clean_dice:.3f} without noise, {record.dice:.3f} with it",
         image=raw[channel],
         noise=noise[channel],
         unit="σ" if volume.scale is None else "raw units",

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnunet_ima.attacks.losses import LOSSES
+from nnunet_ima.attacks.losses import CLASS_LOSSES, LOSSES, AttackLoss, find_loss
 from nnunet_ima.attacks.presets import PRESETS, Component
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present
@@ -30,6 +30,7 @@ def test_names_are_stable_because_results_are_stored_under_them() -> None:
         "segpgd": ["segpgd"],
         "cospgd": ["cospgd"],
         "square": ["square"],
+        "spsa": ["spsa"],
         "quick": ["apgd-50"],
         "standard": ["pgd", "apgd-balanced-ce", "apgd-js", "apgd-dice", "segpgd"],
     }
@@ -39,7 +40,7 @@ def test_a_name_stands_for_one_attack() -> None:
     for components in PRESETS.values():
         for component in components:
             assert component is ALL[component.name]
-            assert component.loss is None or component.loss in LOSSES
+            assert component.loss is None or find_loss(component.loss, Labels()) in LOSSES.values()
 
 
 @pytest.mark.parametrize("axes", [2, 3])
@@ -134,7 +135,29 @@ def test_only_numbers_of_gradient_steps_are_changed() -> None:
     assert {name for name, steps in changed.items() if steps != 7} == {
         "fgsm",
         "square",
+        "spsa",
         "noise-uniform",
         "noise-gaussian",
     }
     assert PRESETS["pgd"][0].with_steps(None) is PRESETS["pgd"][0]
+
+
+def test_only_a_loss_that_changes_says_so() -> None:
+    assert {name for name, loss in {**LOSSES, **CLASS_LOSSES}.items() if not loss.keeps_form} == {"segpgd"}
+    assert {name for name, component in ALL.items() if not component.keeps_form(Labels())} == {"segpgd"}
+
+
+@pytest.mark.parametrize("name", ["fgsm", "ifgsm", "pgd", "apgd", "apgd-50", "square", "spsa"])
+def test_attacks_without_a_loss_of_their_own_serve_classifiers_too(
+    linear: Make, generator: torch.Generator, name: str
+) -> None:
+    problem = linear(eps=1.0, shape=(1, 6, 6), samples=8)
+    found = few_steps(name).run(problem, None, generator)
+    assert (found.quality < problem.quality(problem.model(problem.x), problem.y)).all()
+
+
+def test_a_loss_of_another_task_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="segpgd is no loss of classification, whose losses are cross_entropy"):
+        find_loss("segpgd", None)
+    monkeypatch.setitem(LOSSES, "toy", AttackLoss(LOSSES["js"].function, keeps_form=False))
+    assert not replace(ALL["pgd"], loss="toy").keeps_form(Labels())

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,14 @@ import pytest
 import torch
 
 from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit import case_audit, run
-from nnunet_ima.audit.case_audit import CaseAudit, Settings
-from nnunet_ima.audit.gate import Requirement, unmet
-from nnunet_ima.audit.run import Findings, run_audit
+from nnunet_ima.audit import run
+from nnunet_ima.audit.case_audit import CaseAudit
+from nnunet_ima.audit.run import run_audit
+from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.gate import Requirement, unmet
+from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.model import open_model
@@ -70,53 +74,51 @@ def findings(pipeline: Pipeline, cases: list[Case], folder: Path) -> Findings:
 
 def comparable(findings: Findings) -> list[Any]:
     """All that is found, but for the seconds it took."""
-    records = [{key: value for key, value in record.items() if key != "seconds"} for record in findings.records]
-    return [sorted(records, key=json.dumps), sorted(findings.margins, key=json.dumps), findings.verdicts]
+    records = [to_json(replace(record, seconds=0.0)) for record in findings.records]
+    return [sorted(records, key=json.dumps), sorted(to_json(findings.margins), key=json.dumps), findings.verdicts]
 
 
 def test_every_measurement_is_there(findings: Findings, cases: list[Case]) -> None:
-    found = [(record["case"], record["attack"], record["eps"]) for record in findings.records]
+    found = [(record.case, record.attack, record.eps) for record in findings.records]
     wanted = [(case.name, "clean", 0.0) for case in cases]
     wanted += [(case.name, attack, eps) for case in cases for eps in SETTINGS.eps for attack in SETTINGS.attacks]
     assert sorted(found) == sorted(wanted)
     assert findings.failed == []
     assert len(findings.verdicts) == 10
-    json.dumps(findings.records, allow_nan=False)
+    json.dumps(to_json(findings.records), allow_nan=False)
 
 
 def test_standard_is_at_most_pgd_and_both_at_most_random_noise(findings: Findings) -> None:
-    attacked = [record for record in findings.records if record["attack"] != "clean"]
-    dice = {(record["case"], record["attack"], record["eps"]): record["dice"] for record in attacked}
+    attacked = [record for record in findings.records if record.attack != "clean"]
+    dice = {(record.case, record.attack, record.eps): record.dice for record in attacked}
     for record in attacked:
-        assert dice[record["case"], "standard", record["eps"]] <= dice[record["case"], "pgd", record["eps"]]
-        assert record["dice"] <= record["random_dice"]
-    assert min(record["dice"] for record in attacked) < 0.8 * min(record["clean_dice"] for record in attacked)
+        assert dice[record.case, "standard", record.eps] <= dice[record.case, "pgd", record.eps]
+        assert record.dice <= record.random_dice
+    assert min(record.dice for record in attacked) < 0.8 * min(record.clean_dice for record in attacked)
 
 
 def test_noise_is_within_its_bound_as_stored_and_told_in_all_units(findings: Findings, pipeline: Pipeline) -> None:
     for record in findings.records:
-        if record["attack"] == "clean":
+        if record.attack == "clean":
             continue
-        assert record["noise"]["rms"] <= record["eps"] * (1 + 1e-6)
-        assert record["noise"]["rms"] > 0.9 * record["eps"] or record["dice"] == 0
-        assert record["noise"]["raw_rms"] == pytest.approx(
-            record["noise"]["rms"] * record["units"]["raw"] / record["units"]["rms"]
-        )
+        assert record.noise.rms <= record.eps * (1 + 1e-6)
+        assert record.noise.rms > 0.9 * record.eps or record.dice == 0
+        assert record.noise.raw_rms == pytest.approx(record.noise.rms * record.units["raw"] / record.units["rms"])
 
 
 def test_dice_is_that_of_nnunets_own_evaluation(findings: Findings, cases: list[Case], folder: Path) -> None:
     """On the stored prediction, over the whole volume, slices without foreground included."""
     for record in findings.records:
-        name = "clean" if record["attack"] == "clean" else f"{record['attack']}@{record['eps']:g}"
-        predicted = np.asarray(nib.load(folder / "images" / "m" / record["case"] / f"{name}.nii.gz").dataobj)
-        case = next(case for case in cases if case.name == record["case"])
+        name = "clean" if record.attack == "clean" else f"{record.attack}@{record.eps:g}"
+        predicted = np.asarray(nib.load(folder / "images" / "m" / record.case / f"{name}.nii.gz").dataobj)
+        case = next(case for case in cases if case.name == record.case)
         label = np.asarray(nib.load(case.label).dataobj)
         assert not label.any((0, 1)).all()  # there are slices without foreground, and they count
         dice = [
             2 * ((label == value) & (predicted == value)).sum() / ((label == value).sum() + (predicted == value).sum())
             for value in (1, 2)
         ]
-        assert record["dice"] == pytest.approx(np.mean(dice), abs=1e-9)
+        assert record.dice == pytest.approx(np.mean(dice), abs=1e-9)
 
 
 def test_files_open_beside_the_image(findings: Findings, cases: list[Case], folder: Path) -> None:
@@ -129,10 +131,10 @@ def test_files_open_beside_the_image(findings: Findings, cases: list[Case], fold
         values = np.asarray(fragility.dataobj)
         assert set(np.unique(values)) <= {np.float32(0), np.float32(0.1), np.float32(0.3)}
         worst = min(
-            (record for record in findings.records if record["case"] == case.name and record["eps"] == 0.1),
-            key=lambda record: record["dice"],
+            (record for record in findings.records if record.case == case.name and record.eps == 0.1),
+            key=lambda record: record.dice,
         )
-        file = folder / "images" / "m" / case.name / f"{worst['attack']}@0.1.nii.gz"
+        file = folder / "images" / "m" / case.name / f"{worst.attack}@0.1.nii.gz"
         attacked = np.asarray(nib.load(file).dataobj)
         assert np.array_equal(values == np.float32(0.1), attacked != clean)
     assert not (folder / "noise").exists()
@@ -141,17 +143,17 @@ def test_files_open_beside_the_image(findings: Findings, cases: list[Case], fold
 def test_margin_lies_where_dice_crosses_the_threshold(findings: Findings) -> None:
     for found in findings.margins:
         at = {
-            record["eps"]: record["dice"]
+            record.eps: record.dice
             for record in findings.records
-            if record["case"] == found["case"] and record["attack"] in ("clean", "pgd")
+            if record.case == found.case and record.attack in ("clean", "pgd")
         }
-        if found["eps"] is None:
+        if found.eps is None:
             assert min(at.values()) >= SETTINGS.threshold
         else:
-            assert found["dice"] < SETTINGS.threshold
-            assert all(dice >= SETTINGS.threshold for eps, dice in at.items() if eps < found["eps"])
-            assert found["units"]["rms"] == pytest.approx(found["eps"])
-    assert any(found["eps"] for found in findings.margins)
+            assert found.dice < SETTINGS.threshold
+            assert all(dice >= SETTINGS.threshold for eps, dice in at.items() if eps < found.eps)
+            assert found.units["rms"] == pytest.approx(found.eps)
+    assert any(found.eps for found in findings.margins)
 
 
 def test_killed_half_way_it_goes_on_to_the_same_numbers(
@@ -159,11 +161,11 @@ def test_killed_half_way_it_goes_on_to_the_same_numbers(
 ) -> None:
     original, calls = Store.put, []
 
-    def dying(store: Store, result: dict[str, Any], *place: str) -> dict[str, Any]:
+    def dying(store: Store, result: Any, *place: str, given: Sequence[str] = ()) -> Any:
         calls.append(place)
         if len(calls) % 9 == 0:
             raise KeyboardInterrupt
-        return original(store, result, *place)
+        return original(store, result, *place, given=given)
 
     monkeypatch.setattr(Store, "put", dying)
     deaths = 0
@@ -220,15 +222,17 @@ def test_damaged_results_are_measured_again_to_the_same_numbers(
         first / "random@0.3.json": '{"dice": 0.5',
         first / "standard@0.1.json": "[]",
         first / "margin.json": "{}",
-        first / "probe@0.1.json": "{}",
-        first / "probe@0.3.json": "{}",
+        first / "probes" / "repeat.json": "{}",
+        first / "probes" / "pgd with twice the steps@0.1.json": "{}",
+        first / "probes" / "pgd with twice the steps@0.3.json": "{}",
+        first / "shown" / "pgd@0.1.json": "[]",
         first / "finished.json": "3",
         second / "components" / "pgd@0.3.json": "{}",
         second / "pgd@0.3.json": '{"dice": "0"}',
         second / "components" / "apgd-dice@0.1.json": '"text"',
     }
     damage = {file: content for file, content in damage.items() if file.is_file()}
-    assert len(damage) >= 7
+    assert len(damage) >= 9
     for file, content in damage.items():
         file.write_text(content)
     again = audit(pipeline, cases, out)
@@ -248,7 +252,7 @@ def test_levels_that_print_alike_are_measured_apart(pipeline: Pipeline, cases: l
     eps = (0.2, 0.2000000001)
     settings = replace(SETTINGS, attacks=("fgsm",), eps=eps, margins=False)
     found = audit(pipeline, cases[:1], tmp_path / "out", settings, probes=0)
-    assert [record["eps"] for record in found.records] == [0.0, *eps]
+    assert [record.eps for record in found.records] == [0.0, *eps]
     assert (tmp_path / "out" / "results" / "m" / cases[0].name / "fgsm@0.2000000001.json").is_file()
     requirement = Requirement(1.0, eps[1])
     assert "at ε = 0.2000000001, below 1" in unmet([requirement], found)[0]
@@ -266,8 +270,8 @@ def test_order_of_cases_and_attacks_changes_no_number(
 
 def test_other_seed_other_noise(findings: Findings, pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:
     other = audit(pipeline, cases[:1], tmp_path / "out", replace(SETTINGS, seed=1, margins=False), probes=0)
-    before = {(r["case"], r["attack"], r["eps"]): r["random_dice"] for r in findings.records if r["eps"]}
-    after = {(r["case"], r["attack"], r["eps"]): r["random_dice"] for r in other.records if r["eps"]}
+    before = {(r.case, r.attack, r.eps): r.random_dice for r in findings.records if r.eps}
+    after = {(r.case, r.attack, r.eps): r.random_dice for r in other.records if r.eps}
     assert any(before[key] != value for key, value in after.items())
 
 
@@ -300,7 +304,7 @@ def test_faulty_cases_are_marked_and_the_others_measured(
     }
     settings = replace(SETTINGS, attacks=("fgsm",), margins=False)
     found = audit(pipeline, [*faulty.values(), cases[1]], tmp_path / "out", settings, probes=0)
-    errors = {entry["case"]: entry["error"] for entry in found.failed}
+    errors = {entry.case: entry.error for entry in found.failed}
     assert errors.keys() == faulty.keys()
     for name, words in (
         ("unreadable", str(broken)),
@@ -311,15 +315,15 @@ def test_faulty_cases_are_marked_and_the_others_measured(
         ("other affine", str(moved)),
     ):
         assert words in errors[name]
-    assert {record["case"] for record in found.records} == {cases[1].name}
+    assert {record.case for record in found.records} == {cases[1].name}
     assert not found.conclusive
 
 
 def test_noise_in_a_file_is_as_strong_as_on_the_tensor(findings: Findings) -> None:
     """The phantom's voxels are floats, so that storing loses nothing."""
     for record in findings.records:
-        if record["attack"] != "clean":
-            assert record["stored_dice"] == pytest.approx(record["dice"], abs=0.02)
+        if record.attack != "clean":
+            assert record.stored_dice == pytest.approx(record.dice, abs=0.02)
 
 
 def test_adversarial_images_are_kept_on_request(pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:
@@ -338,18 +342,18 @@ def test_a_weaker_attack_never_replaces_a_stronger_one(
     pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     strong, weak = PRESETS["pgd"][0], replace(PRESETS["fgsm"][0], steps=1)
-    monkeypatch.setitem(case_audit.PRESETS, "both", (strong, weak))
+    monkeypatch.setitem(PRESETS, "both", (strong, weak))
     settings = replace(SETTINGS, attacks=("pgd", "both"), eps=(0.3,), margins=False)
-    found = {record["attack"]: record for record in audit(pipeline, cases[:1], tmp_path / "out", settings, 0).records}
-    assert found["both"]["components"]["fgsm"] > found["both"]["components"]["pgd"]
-    assert found["both"]["dice"] == found["pgd"]["dice"]
-    assert found["both"]["worst_component"] == "pgd"
+    found = {record.attack: record for record in audit(pipeline, cases[:1], tmp_path / "out", settings, 0).records}
+    assert found["both"].components["fgsm"] > found["both"].components["pgd"]
+    assert found["both"].dice == found["pgd"].dice
+    assert found["both"].worst_component == "pgd"
 
 
 def test_only_clean(pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:
     found = audit(pipeline, cases[:1], tmp_path / "out", replace(SETTINGS, eps=()))
-    assert [record["attack"] for record in found.records] == ["clean"]
-    assert {row["result"] for row in found.verdicts} == {"not run"}
+    assert [record.attack for record in found.records] == ["clean"]
+    assert {row.result for row in found.verdicts} == {"not run"}
 
 
 def test_a_vanishing_gradient_is_told(
@@ -363,7 +367,7 @@ def test_a_vanishing_gradient_is_told(
 
     masked = Masked(pipeline.model, mirroring=False)
     found = audit(masked, cases[:1], tmp_path / "out", replace(SETTINGS, attacks=("pgd",), margins=False), probes=1)
-    failed = {row["check"] for row in found.verdicts if row["result"] == "failed"}
+    failed = {row.check for row in found.verdicts if row.result == "failed"}
     assert "gradients are finite and do not vanish" in failed
     assert not found.conclusive
 
@@ -391,9 +395,9 @@ def test_out_of_memory_marks_the_case(
 
     monkeypatch.setattr(CaseAudit, "component", exhausted)
     found = audit(pipeline, cases[:2], tmp_path / "out", replace(SETTINGS, margins=False), probes=0)
-    assert [entry["error"] for entry in found.failed] == ["out of memory on cpu with a single window"] * 2
+    assert [entry.error for entry in found.failed] == ["out of memory on cpu with a single window"] * 2
     assert found.records == []
-    assert run.verdict([], [], [], [])  # and nothing is judged
+    assert run.verdict([], [], [])  # and nothing is judged
 
 
 def test_mixed_precision_is_compared_with_full_precision(
@@ -404,9 +408,9 @@ def test_mixed_precision_is_compared_with_full_precision(
     mixed = Pipeline(pipeline.model, mirroring=False, mixed_precision=True)
     settings = replace(SETTINGS, attacks=("pgd",), eps=(0.2,), margins=False)
     found = audit(mixed, cases[:1], tmp_path / "out", settings, probes=1)
-    (row,) = (row for row in found.verdicts if row["check"] == "mixed precision does not weaken the attack")
-    assert row["result"] == "passed"
-    place = tmp_path / "out" / "results" / "m" / cases[0].name / "probe@0.2.json"
-    probe = json.loads(place.read_text())
-    assert probe["dice_full_precision"] != probe["dice"]
-    assert probe["dice_full_precision"] == pytest.approx(probe["dice"], abs=0.05)
+    (row,) = (row for row in found.verdicts if row.check == "mixed precision does not weaken the attack")
+    assert row.result == "passed"
+    results = tmp_path / "out" / "results" / "m" / cases[0].name
+    precise = json.loads((results / "probes" / "pgd in full precision@0.2.json").read_text())["dice"]
+    assert precise != found.records[1].dice
+    assert precise == pytest.approx(found.records[1].dice, abs=0.05)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.temperature import ORDINARY, spread, temperature, tempered
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings, run_audit
+from nnunet_ima.audit.run import run_audit
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.model import TrainedModel, open_model
@@ -73,7 +74,7 @@ def audit(model: TrainedModel, case: Case, folder: Path, settings: Settings = SE
 def dice(findings: Findings) -> tuple[float, float]:
     """Without noise and under attack."""
     clean, attacked = findings.records
-    return clean["dice"], attacked["dice"]
+    return clean.dice, attacked.dice
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def ordinary(trained_model: Path, case: Case, tmp_path_factory: pytest.TempPathF
 
 
 def test_the_ordinary_model_is_shaken(ordinary: Findings) -> None:
-    assert ordinary.conclusive, [row for row in ordinary.verdicts if row["result"] != "passed"]
+    assert ordinary.conclusive, [row for row in ordinary.verdicts if row.result != "passed"]
     clean, attacked = dice(ordinary)
     assert attacked < clean - 0.2
 
@@ -100,10 +101,10 @@ def test_without_a_temperature_the_check_of_the_scale_fails(
 ) -> None:
     """What makes a scaled model look robust, most of all under a masked loss, is found by the probe alone, too."""
     monkeypatch.setitem(PRESETS, "pgd", (replace(PGD, loss="balanced_masked_ce"),))
-    monkeypatch.setattr("nnunet_ima.audit.case_audit.temperature", lambda logits, regions: 1.0)
+    monkeypatch.setattr("nnunet_ima.audit.target.temperature", lambda logits, regions: 1.0)
     found = audit(scaled(open_model(trained_model), 100), case, tmp_path / "out", replace(SETTINGS, eps=(0.15,)))
     assert not found.conclusive
-    failed = {row["check"] for row in found.verdicts if row["result"] == "failed"}
+    failed = {row.check for row in found.verdicts if row.result == "failed"}
     assert "no other scale of the logits finds much lower Dice" in failed
 
 
@@ -111,16 +112,14 @@ def test_logits_that_nnunet_cannot_hold_fail_their_case(trained_model: Path, cas
     found = audit(scaled(open_model(trained_model), 1e4), case, tmp_path / "out")
     assert not found.conclusive
     assert not found.records
-    assert f"prediction of {case.name}" in found.failed[0]["error"]
+    assert f"prediction of {case.name}" in found.failed[0].error
 
 
 def test_rounded_logits_are_not_conclusive(trained_model: Path, case: Case, tmp_path: Path) -> None:
     model = open_model(trained_model)
     found = audit(replace(model, networks=(Rounded(model.networks[0]),)), case, tmp_path / "out")
     assert not found.conclusive
-    assert "gradients are finite and do not vanish" in {
-        row["check"] for row in found.verdicts if row["result"] == "failed"
-    }
+    assert "gradients are finite and do not vanish" in {row.check for row in found.verdicts if row.result == "failed"}
 
 
 def test_spread_is_the_lead_of_the_winner_or_the_distance_from_0() -> None:

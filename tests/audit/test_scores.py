@@ -66,49 +66,49 @@ def test_overlap_as_nnunet_counts_it(tmp_path: Path, labels: dict[str, Any]) -> 
     keys = [tuple(labels[name]) if isinstance(labels[name], list) else labels[name] for name in names]
     theirs = compute_metrics(*map(str, files), SimpleITKIO(), keys, labels.get("ignore"))["metrics"]
     ours = score(predicted, make_volume(label), model)
-    assert list(ours["dice_per_class"]) == list(ours["overlap"]) == names
+    assert list(ours.dice_per_class) == list(ours.overlap) == names
     for name, key in zip(names, keys, strict=True):
-        assert ours["dice_per_class"][name] == pytest.approx(theirs[key]["Dice"])
-        assert ours["overlap"][name] == [theirs[key][count] for count in ("TP", "FP", "FN")]
-    assert ours["dice"] == pytest.approx(np.mean([theirs[key]["Dice"] for key in keys]))
+        assert ours.dice_per_class[name] == pytest.approx(theirs[key]["Dice"])
+        assert ours.overlap[name] == tuple(theirs[key][count] for count in ("TP", "FP", "FN"))
+    assert ours.dice == pytest.approx(np.mean([theirs[key]["Dice"] for key in keys]))
 
 
 def test_perfect_segmentation() -> None:
     scores = score(boxes(), make_volume(boxes()), make_model(CLASSES))
-    assert (scores["dice"], scores["hd95_mm"], scores["missed"]) == (1, 0, [])
+    assert (scores.dice, scores.hd95_mm, scores.missed) == (1, 0, ())
 
 
 def test_background_does_not_count() -> None:
     scores = score(np.zeros((8, 12, 20), np.uint8), make_volume(boxes()), make_model(CLASSES))
-    assert scores["dice"] == 0
-    assert scores["missed"] == ["one", "two"]
+    assert scores.dice == 0
+    assert scores.missed == ("one", "two")
 
 
 def test_absent_classes() -> None:
     only_one = np.where(boxes() == 1, 1, 0)
     scores = score(only_one, make_volume(only_one), make_model(CLASSES))
-    assert scores["dice_per_class"] == {"one": 1, "two": None}
-    assert (scores["dice"], scores["hd95_mm"]) == (1, 0)
+    assert scores.dice_per_class == {"one": 1, "two": None}
+    assert (scores.dice, scores.hd95_mm) == (1, 0)
     scores = score(boxes(), make_volume(only_one), make_model(CLASSES))
-    assert scores["dice_per_class"] == {"one": 1, "two": 0}
-    assert scores["dice"] == 1  # over the classes that are there
+    assert scores.dice_per_class == {"one": 1, "two": 0}
+    assert scores.dice == 1  # over the classes that are there
     scores = score(boxes(), make_volume(0 * boxes()), make_model(CLASSES))
-    assert (scores["dice"], scores["hd95_mm"], scores["missed"]) == (None, None, [])
+    assert (scores.dice, scores.hd95_mm, scores.missed) == (None, None, ())
 
 
 def test_missed_class_leaves_no_mean_distance() -> None:
     scores = score(boxes(shift=2, other=0), make_volume(boxes()), make_model(CLASSES))
-    assert scores["hd95_mm_per_class"] == {"one": 1.0, "two": None}
-    assert scores["hd95_mm"] is None
-    assert scores["missed"] == ["two"]
-    assert scores["dice"] == pytest.approx(0.25)
+    assert scores.hd95_mm_per_class == {"one": 1.0, "two": None}
+    assert scores.hd95_mm is None
+    assert scores.missed == ("two",)
+    assert scores.dice == pytest.approx(0.25)
 
 
 @pytest.mark.parametrize(("axis", "expected"), [(0, 3.0), (1, 1.0), (2, 0.5)])
 def test_distance_is_in_mm(axis: int, expected: float) -> None:
     label = boxes(other=0)
     scores = score(np.roll(label, 1, axis), make_volume(label), make_model({"background": 0, "one": 1}))
-    assert scores["hd95_mm"] == pytest.approx(expected)
+    assert scores.hd95_mm == pytest.approx(expected)
 
 
 def test_distance_against_its_definition() -> None:
@@ -121,21 +121,21 @@ def test_distance_against_its_definition() -> None:
     scores = score(predicted, make_volume(label), make_model(CLASSES))
     for name, value in (("one", 1), ("two", 2)):
         a, b = predicted == value, label == value
-        assert scores["hd95_mm_per_class"][name] == pytest.approx(max(directed(a, b), directed(b, a)), rel=1e-5)
+        assert scores.hd95_mm_per_class[name] == pytest.approx(max(directed(a, b), directed(b, a)), rel=1e-5)
 
 
 def test_ignored_voxels_count_nowhere() -> None:
     label, predicted = boxes(), boxes()
     label[:, :, 6:14], predicted[:, :, 6:14] = 3, 1
     scores = score(predicted, make_volume(label), make_model({**CLASSES, "ignore": 3}))
-    assert (scores["dice"], scores["hd95_mm"]) == (1, 0)
+    assert (scores.dice, scores.hd95_mm) == (1, 0)
 
 
 def test_volume_of_one_slice_is_measured_in_its_plane() -> None:
     label = np.zeros((1, 30, 30), np.int16)
     label[0, 5:25, 5:25] = 1
     scores = score(np.roll(label, 4, 2), make_volume(label), make_model({"background": 0, "one": 1}))
-    assert scores["hd95_mm"] == pytest.approx(2.0)  # of the contours; over whole areas it would be less
+    assert scores.hd95_mm == pytest.approx(2.0)  # of the contours; over whole areas it would be less
 
 
 def test_shapes_must_agree() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise, write_summary
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Failure, Judgement, Margin, NoiseSize, Passes, Result
 
-UNITS = {"paper": None, "l2": 30.0, "rms": 0.3, "raw": None}
+UNITS: dict[str, float | None] = {"paper": None, "l2": 30.0, "rms": 0.3, "raw": None}
 
 
 def settings(*attacks: str) -> Settings:
@@ -34,39 +36,36 @@ def settings(*attacks: str) -> Settings:
     )
 
 
-def record(case: str, dice: float, eps: float = 1.0, attack: str = "pgd", model: str = "m", **more: Any) -> Any:
-    return {
-        "model": model,
-        "case": case,
-        "attack": attack,
-        "eps": eps,
-        "units": UNITS,
-        "dice": dice,
+def record(case: str, dice: float, eps: float = 1.0, attack: str = "pgd", model: str = "m", **more: Any) -> Result:
+    """A result under attack, or, by the name of its attack, without noise."""
+    attacked = attack != "clean"
+    fields: dict[str, Any] = {
+        "units": UNITS if attacked else dict.fromkeys(UNITS, 0.0),
         "dice_per_class": {"core": dice, "shell": None},
-        "overlap": {"core": [10, 5, 5], "shell": [0, 0, 0]},
+        "overlap": {"core": (10, 5, 5), "shell": (0, 0, 0)},
         "hd95_mm": 4.0,
         "hd95_mm_per_class": {"core": 4.0, "shell": None},
-        "missed": [],
+        "missed": (),
         "clean_dice": 0.9,
         "clean_dice_per_class": {"core": 0.9, "shell": None},
-        "random_dice": 0.8,
-        "stored_dice": dice,
-        "noise": {"norm": "L2", "l2": 30.0, "linf": 1.0, "rms": 0.3, "raw_rms": None},
-        "worst_component": "apgd-ce",
-        "passes": {"forward": 7, "backward": 3},
-        "seconds": 1.5,
-    } | more
+        "random_dice": 0.8 if attacked else None,
+        "stored_dice": dice if attacked else None,
+        "noise": NoiseSize(norm="L2", l2=30.0, linf=1.0, rms=0.3, raw_rms=None) if attacked else None,
+        "worst_component": "apgd-ce" if attacked else None,
+        "components": {"apgd-ce": dice} if attacked else {},
+        "passes": Passes(forward=7, backward=3) if attacked else Passes(forward=0, backward=0),
+        "seconds": 1.5 if attacked else 0.0,
+    }
+    return Result(**{"model": model, "case": case, "attack": attack, "eps": eps, "dice": dice, **fields, **more})
 
 
-def clean(case: str, dice: float = 0.9, model: str = "m") -> Any:
-    found = record(case, dice, 0.0, "clean", model, random_dice=None, stored_dice=None, units=dict.fromkeys(UNITS, 0.0))
-    return {key: value for key, value in found.items() if key not in ("noise", "passes", "seconds", "worst_component")}
+def clean(case: str, dice: float = 0.9, model: str = "m") -> Result:
+    return record(case, dice, 0.0, "clean", model)
 
 
-def margin(case: str, eps: float | None, model: str = "m") -> Any:
+def margin(case: str, eps: float | None, model: str = "m") -> Margin:
     units = None if eps is None else {"paper": None, "l2": 100 * eps, "rms": eps, "raw": None}
-    told = {"largest_tried": 2.0, "units": units, "dice": 0.4, "threshold": 0.5}
-    return {"model": model, "case": case, "eps": eps, **told}
+    return Margin(model=model, case=case, eps=eps, largest_tried=2.0, units=units, dice=0.4, threshold=0.5)
 
 
 def row(summary: dict[str, Any], attack: str, eps: float, model: str = "m") -> dict[str, Any]:
@@ -100,8 +99,8 @@ def test_means_over_cases() -> None:
 def test_pooled_dice_counts_voxels_not_cases() -> None:
     """As in the paper: 2·(90 + 0) / (2·90 + 10 + 30), however small the case that fails altogether."""
     records = [
-        record("large", 0.95, overlap={"core": [90, 10, 0], "shell": [1, 1, 1]}),
-        record("small", 0.0, overlap={"core": [0, 0, 30], "shell": [0, 0, 0]}),
+        record("large", 0.95, overlap={"core": (90, 10, 0), "shell": (1, 1, 1)}),
+        record("small", 0.0, overlap={"core": (0, 0, 30), "shell": (0, 0, 0)}),
     ]
     found = row(summarise(Findings(records), settings()), "pgd", 1.0)
     assert found["pooled_dice_per_class"] == {"core": pytest.approx(180 / 220), "shell": pytest.approx(0.5)}
@@ -244,12 +243,12 @@ def test_margins_of_one_model_alone_are_not_compared() -> None:
     [("passed", 0, True), ("not run", 0, False), ("failed", 0, False), ("passed", 1, False)],
 )
 def test_verdict_and_failed_cases_are_passed_on(result: str, failed: int, conclusive: bool) -> None:
-    verdicts = [{"model": "m", "check": "c", "result": result, "figure": "f", "conclusive": result == "passed"}]
-    failures = [{"model": "m", "case": "b", "error": "unreadable"}] * failed
+    verdicts = [Judgement(model="m", check="c", result=result, figure="f", conclusive=result == "passed")]
+    failures = [Failure(model="m", case="b", error="unreadable")] * failed
     summary = summarise(Findings([clean("a")], verdicts=verdicts, failed=failures), settings())
     assert summary["conclusive"] is conclusive
-    assert summary["verdicts"] == verdicts
-    assert summary["failed"] == failures
+    assert summary["verdicts"] == [asdict(entry) for entry in verdicts]
+    assert summary["failed"] == [asdict(entry) for entry in failures]
 
 
 def test_files(tmp_path: Path) -> None:

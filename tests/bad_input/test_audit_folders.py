@@ -220,6 +220,8 @@ SPOILED = {
     "manifest is a list": manifest("[]"),
     "question is a list": manifest('{"question": [], "provenance": []}'),
     "provenance is no list": manifest('{"question": {}, "provenance": {}}'),
+    "manifest of an earlier release": manifest('{"question": {}, "provenance": []}'),
+    "manifest of a later release": manifest('{"schema": 99, "question": {}, "provenance": []}'),
     "case leads out of the folder": name_in_dataset_json("../../../../ESCAPED"),
     "case is a path": name_in_dataset_json("/ESCAPED"),
     "case has no name": name_in_dataset_json(""),
@@ -285,7 +287,7 @@ def test_an_audit_of_nothing_claims_nothing(scene: Scene, capsys: pytest.Capture
         raise RuntimeError("nnU-Net cannot read it")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_ima.audit.case_audit.read_volume", unreadable)
+        patch.setattr("nnunet_ima.inference.volumes.read_volume", unreadable)
         with pytest.raises(SystemExit):
             attack.main(scene.command())
     assert "cannot be read: nnU-Net cannot read it" in capsys.readouterr().err.splitlines()[-1]

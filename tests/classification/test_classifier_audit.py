@@ -1,14 +1,15 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunet_ima.classification.audit import AuditSettings, ClassifierAudit, audit_classifier, telling_level
+from nnunet_ima.classification.audit import AuditSettings, ClassifierAudit, audit_classifier
 from nnunet_ima.classification.examples import noisy_examples
 from nnunet_ima.evidence.store import Store
 
@@ -84,22 +85,22 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_linear_classifier_falls_exactly_where_its_distances_say(audited: Audited, settings: AuditSettings) -> None:
     found = audited()
     distance = 2 * distances()  # in the unit of the settings
-    assert found.clean["correct"] == [0, 0] + [1] * (IMAGES - 2)
+    assert found.clean.correct == (0, 0, *[1] * (IMAGES - 2))
     for (attack, eps), result in found.attacks.items():
-        stands = (distance > eps) & torch.tensor(found.clean["correct"]).bool()
+        stands = (distance > eps) & torch.tensor(found.clean.correct).bool()
         near = (distance / eps - 1).abs() < 0.02
         assert near.sum() <= 1
-        assert ((torch.tensor(result["correct"]) == stands) | near).all(), (attack, eps)
-        predicted = torch.tensor(result["predicted"])
-        assert torch.equal(predicted == images()[1], torch.tensor(result["correct"]).bool())
-    assert all(row["conclusive"] and row["result"] == "passed" for row in found.verdicts), found.verdicts
+        assert ((torch.tensor(result.correct) == stands) | near).all(), (attack, eps)
+        predicted = torch.tensor(result.predicted)
+        assert torch.equal(predicted == images()[1], torch.tensor(result.correct).bool())
+    assert all(row.conclusive and row.result == "passed" for row in found.verdicts), found.verdicts
 
 
 def test_the_smallest_noise_is_the_distance(audited: Audited, settings: AuditSettings) -> None:
     minimal = audited().minimal
     assert minimal is not None
     for found, distance, clean in zip(
-        minimal["eps"], (2 * distances()).tolist(), [0, 0] + [1] * (IMAGES - 2), strict=True
+        minimal.eps, (2 * distances()).tolist(), [0, 0] + [1] * (IMAGES - 2), strict=True
     ):
         if not clean:
             assert found == 0
@@ -107,27 +108,27 @@ def test_the_smallest_noise_is_the_distance(audited: Audited, settings: AuditSet
             assert found is None
         else:
             assert distance * 0.999 <= found <= 1.05 * distance
-    assert None in minimal["eps"]
-    assert sum(bool(eps) for eps in minimal["eps"]) > 10
+    assert None in minimal.eps
+    assert sum(bool(eps) for eps in minimal.eps) > 10
 
 
 def test_accuracy_falls_with_noise_and_what_is_broken_is_not_attacked_again(
     audited: Audited, settings: AuditSettings
 ) -> None:
     found = audited()
-    pgd, apgd = settings.attacks
+    pgd, apgd = settings.names
     before = found.clean
     for eps in settings.eps:
         first, worst = found.attacks[pgd, eps], found.attacks[apgd, eps]
         for image in range(IMAGES):
-            assert worst["correct"][image] <= first["correct"][image] <= before["correct"][image]
-            assert first["carried"][image] == 1 - before["correct"][image]
-            assert worst["carried"][image] == 1 - first["correct"][image]
-            assert (first["forward"][image] == 0) == bool(first["carried"][image])
-            assert worst["noise"][image] <= worst["radius"] * (1 + 1e-6)
+            assert worst.correct[image] <= first.correct[image] <= before.correct[image]
+            assert first.carried[image] == 1 - before.correct[image]
+            assert worst.carried[image] == 1 - first.correct[image]
+            assert (first.forward[image] == 0) == bool(first.carried[image])
+            assert worst.noise[image] <= worst.radius * (1 + 1e-6)
         before = first
-    assert max(found.attacks[pgd, settings.eps[-1]]["noise"]) > 0
-    assert all(noise["correct"] != [] and max(noise["correct"]) <= 1 for noise in found.noise.values())
+    assert max(found.attacks[pgd, settings.eps[-1]].noise) > 0
+    assert all(noise.correct != () and max(noise.correct) <= 1 for noise in found.noise.values())
 
 
 class StopError(Exception):
@@ -154,6 +155,34 @@ def test_a_killed_audit_goes_on_to_the_same_files(
     assert audited(folder=tmp_path / "b") == whole  # from the store alone
 
 
+def test_one_more_level_measures_that_level_alone(
+    settings: AuditSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: set[str] = set()
+    original = Store.put
+
+    def put(store: Store, result: Any, *place: str, given: Sequence[str] = ()) -> Any:
+        measured.add(place[-1])
+        return original(store, result, *place, given=given)
+
+    def audit(folder: str, eps: tuple[float, ...]) -> ClassifierAudit:
+        store = Store(tmp_path / folder, replace(settings, eps=eps).question(), {})
+        return audit_classifier("linear", Linear(), *images(), replace(settings, eps=eps), store)
+
+    fresh = audit("fresh", (0.1, 0.3, 0.9))
+    audit("out", (0.1, 0.3))
+    monkeypatch.setattr(Store, "put", put)
+    assert audit("out", (0.1, 0.3, 0.9)) == fresh
+    assert {"noise-uniform@0.9", "pgd-20@0.9", "apgd-20@0.9", "check-huge@18", "minimal"} <= measured
+    assert not [place for place in measured if place.endswith(("@0.1", "@0.3")) and not place.startswith("check-")]
+    measured.clear()
+    audit("out", (0.1, 0.3, 0.9))
+    assert not measured
+    between = audit("out", (0.1, 0.2, 0.3, 0.9))  # what 0.2 breaks is not attacked at 0.3 again
+    assert {"pgd-20@0.2", "pgd-20@0.3", "pgd-20@0.9"} <= measured
+    assert between.attacks == audit("other", (0.1, 0.2, 0.3, 0.9)).attacks
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
 def test_damaged_results_are_measured_again(audited: Audited, tmp_path: Path, content: str, capsys) -> None:
     whole, before = audited(), files(tmp_path / "a")
@@ -167,11 +196,11 @@ def test_damaged_results_are_measured_again(audited: Audited, tmp_path: Path, co
 
 def test_masked_gradients_are_found_out(audited: Audited) -> None:
     found = audited("masked", Linear(rounding=0.02))
-    failed = {row["check"] for row in found.verdicts if row["result"] == "failed"}
+    failed = {row.check for row in found.verdicts if row.result == "failed"}
     assert "gradients are finite and do not vanish" in failed
     assert "no black-box attack beats the gradient" in failed
-    assert not any(row["conclusive"] for row in found.verdicts)
-    assert all("Dice" not in row["check"] + row["figure"] for row in found.verdicts)
+    assert not any(row.conclusive for row in found.verdicts)
+    assert all("Dice" not in row.check + row.figure for row in found.verdicts)
 
 
 @pytest.mark.parametrize("factor", [1e6, 1e-6])
@@ -179,8 +208,8 @@ def test_saturated_outputs_protect_nobody(audited: Audited, factor: float) -> No
     """Logits so large that cross-entropy has no gradient left, or so small that it is flat; the same classes."""
     found, ordinary = audited("saturated", Linear(factor=factor)), audited()
     for place, result in ordinary.attacks.items():
-        assert found.attacks[place]["correct"] == result["correct"]
-    assert all(row["conclusive"] for row in found.verdicts)
+        assert found.attacks[place].correct == result.correct
+    assert all(row.conclusive for row in found.verdicts)
 
 
 def test_without_a_temperature_saturated_outputs_are_found_out(
@@ -188,7 +217,7 @@ def test_without_a_temperature_saturated_outputs_are_found_out(
 ) -> None:
     monkeypatch.setattr("nnunet_ima.classification.under_attack.temperature", lambda logits: 1.0)
     found = audited("saturated", Linear(factor=1e6))
-    assert "failed" in {row["result"] for row in found.verdicts}
+    assert "failed" in {row.result for row in found.verdicts}
 
 
 class Unsteady(Linear):
@@ -200,8 +229,8 @@ class Unsteady(Linear):
 
 def test_a_model_that_is_not_deterministic_is_found_out(audited: Audited) -> None:
     found = audited("unsteady", Unsteady())
-    (row,) = (row for row in found.verdicts if row["check"] == "the model is deterministic")
-    assert row["result"] == "failed"
+    (row,) = (row for row in found.verdicts if row.check == "the model is deterministic")
+    assert row.result == "failed"
 
 
 def test_the_largest_change_of_a_pixel_bounds_noise_too(settings: AuditSettings, tmp_path: Path) -> None:
@@ -212,14 +241,14 @@ def test_the_largest_change_of_a_pixel_bounds_noise_too(settings: AuditSettings,
         logits = model(x)
         slope = (model.layer.weight[0] - model.layer.weight[1]).abs().sum()
         distance = (logits[:, 0] - logits[:, 1]).abs() / slope
-    right = torch.tensor(found.clean["correct"]).bool()
+    right = torch.tensor(found.clean.correct).bool()
     for eps in settings.eps:
-        result = found.attacks[settings.attacks[-1], eps]
+        result = found.attacks[settings.names[-1], eps]
         stands, near = (distance > eps) & right, (distance / eps - 1).abs() < 0.02
-        assert ((torch.tensor(result["correct"]) == stands) | near).all()
-        assert result["radius"] == eps
+        assert ((torch.tensor(result.correct) == stands) | near).all()
+        assert result.radius == eps
     assert found.minimal is not None
-    for minimal, exact in zip(found.minimal["eps"], distance.tolist(), strict=True):
+    for minimal, exact in zip(found.minimal.eps, distance.tolist(), strict=True):
         assert minimal in (0, None) or 0.999 * exact <= minimal <= 1.05 * exact
 
 
@@ -227,7 +256,7 @@ def test_without_noise_there_is_nothing_to_judge(settings: AuditSettings, tmp_pa
     found = audit_classifier("linear", Linear(), *images(), replace(settings, eps=()), Store(tmp_path / "a", {}, {}))
     assert found.attacks == {}
     assert found.probe is None
-    assert {row["result"] for row in found.verdicts} == {"not run"}
+    assert {row.result for row in found.verdicts} == {"not run"}
 
 
 def test_the_model_is_given_back_as_it_was(settings: AuditSettings, tmp_path: Path) -> None:
@@ -249,13 +278,6 @@ def test_an_image_under_growing_noise(settings: AuditSettings) -> None:
     for eps, noisy, predicted in shown:
         assert (noisy - x[image]).norm() == pytest.approx(eps / 2, rel=1e-3, abs=1e-7)
         assert (predicted == y[image]) == (eps < 2 * distances()[image])
-
-
-@pytest.mark.parametrize(
-    ("right", "level"), [({1.0: 90, 3.0: 52, 5.0: 10}, 3.0), ({1.0: 90, 3.0: 80}, 3.0), ({1.0: 0, 3.0: 0}, 1.0)]
-)
-def test_the_telling_level_halves_the_accuracy(right: dict[float, int], level: float) -> None:
-    assert telling_level(right, 100) == level
 
 
 @pytest.mark.parametrize(

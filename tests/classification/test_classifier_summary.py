@@ -4,22 +4,33 @@ import csv
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nnunet_ima.classification.audit import ClassifierAudit
 from nnunet_ima.classification.audit_settings import AuditSettings
+from nnunet_ima.classification.records import AttackedImages, Clean, Minimal, Noise
 from nnunet_ima.classification.summary import choose, image_rows, summarise_classifiers, write_classifier_summary
+from nnunet_ima.evidence.records import Judgement, Passes, Trace
 
 SETTINGS = AuditSettings(eps=(1.0, 5.0), pgd_steps=10, apgd_steps=10)
 LABELS, IDS, CLASSES = [1, 1, 1, 0, 0], ["a", "b", "c", "d", "e"], ("well", "ill")
-LOGITS = [[0.0, 2.0], [0.0, 1.0], [1.0, 0.0], [3.0, 0.0], [0.5, 0.0]]
+LOGITS = ((0.0, 2.0), (0.0, 1.0), (1.0, 0.0), (3.0, 0.0), (0.5, 0.0))
 
 
-def attacked(eps: float, correct: list[int]) -> dict[str, Any]:
+def attacked(eps: float, correct: list[int]) -> AttackedImages:
     predicted = [label if right else 1 - label for label, right in zip(LABELS, correct, strict=True)]
-    return {"eps": eps, "correct": correct, "predicted": predicted, "forward": [11] * 5, "backward": [10] * 5}
+    return AttackedImages(
+        eps=eps,
+        radius=eps,
+        predicted=tuple(predicted),
+        correct=tuple(correct),
+        carried=(0,) * 5,
+        noise=(eps,) * 5,
+        forward=(11,) * 5,
+        backward=(10,) * 5,
+        trace=Trace(steps=50, zero=0, not_finite=0, keeps_form=True, loss=(), quality=()),
+    )
 
 
 @pytest.fixture
@@ -31,14 +42,14 @@ def audit() -> ClassifierAudit:
         ("pgd-10", 5.0): attacked(5.0, [0, 0, 0, 1, 1]),
         ("apgd-10", 5.0): attacked(5.0, [0, 0, 0, 0, 1]),
     }
-    check = {"model": "ima", "check": "c", "result": "passed", "figure": "f", "conclusive": True}
+    check = Judgement(model="ima", check="c", result="passed", figure="f", conclusive=True)
     return ClassifierAudit(
         name="ima",
-        clean={"logits": LOGITS, "predicted": [1, 1, 0, 0, 0], "correct": [1, 1, 0, 1, 1]},
-        noise={eps: {"correct": [1.0, 1.0, 0.0, 1.0, 0.6], "logits": LOGITS} for eps in SETTINGS.eps},
+        clean=Clean(logits=LOGITS, predicted=(1, 1, 0, 0, 0), correct=(1, 1, 0, 1, 1)),
+        noise={eps: Noise(eps=eps, correct=(1.0, 1.0, 0.0, 1.0, 0.6), logits=LOGITS) for eps in SETTINGS.eps},
         attacks=attacks,
         probe=None,
-        minimal={"eps": [0.5, 3.0, 0.0, 0.8, None]},
+        minimal=Minimal(eps=(0.5, 3.0, 0.0, 0.8, None), passes=Passes(forward=9, backward=8)),
         verdicts=[check],
     )
 
@@ -67,7 +78,7 @@ def test_models_hold_what_belongs_to_no_level(audit: ClassifierAudit) -> None:
     assert model["passes"] == {"forward": 220, "backward": 200}
     assert summary["conclusive"]
     assert summary["best"] == "ima"
-    failed = replace(audit, verdicts=[{**audit.verdicts[0], "result": "failed", "conclusive": False}])
+    failed = replace(audit, verdicts=[replace(audit.verdicts[0], result="failed", conclusive=False)])
     summary = summarise_classifiers([audit, failed], LABELS, IDS, CLASSES, "ill", SETTINGS)
     assert not summary["conclusive"]
     assert [model["conclusive"] for model in summary["models"]] == [True, False]

@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ima.attacks.losses import LOSSES, AttackLoss
+from nnunet_ima.attacks.presets import PRESETS, Component
+from nnunet_ima.attacks.problem import Attacked, Loss, Problem
+from nnunet_ima.attacks.worst import Worst
 from nnunet_ima.commands.attack import main
+from nnunet_ima.tasks.voxelwise import Labels
 
 QUICK = ["--attack", "fgsm", "--eps", "0.3", "--no-margins", "--no-tta", "--check-cases", "0"]
 
@@ -73,7 +78,8 @@ def test_same_command_again_measures_nothing(
     command = arguments(trained_model, own_cases, tmp_path / "out")
     main(command)
     first = capsys.readouterr().out
-    monkeypatch.setattr("nnunet_ima.audit.case_audit.CaseAudit.attack", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("nnunet_ima.audit.target.Target.look", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("nnunet_ima.audit.predictions.Predictions.predict", lambda *_: pytest.fail("measured again"))
     main(command)
     assert capsys.readouterr().out == first
 
@@ -98,6 +104,45 @@ def test_other_arguments_into_the_same_folder(
     error = refused(capsys, arguments(trained_model, own_cases, tmp_path / "out", "--seed", "1"))
     assert "holds an audit with other settings" in error
     assert "--output" in error
+
+
+def test_an_audit_grows_to_what_a_fresh_one_finds(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    more = ["--limit", "1", "--attack", "fgsm", "ifgsm", "--eps", "0.3", "0.5"]
+    main(arguments(trained_model, own_cases, tmp_path / "out", "--limit", "1"))
+    for output in ("out", "fresh"):
+        main(arguments(trained_model, own_cases, tmp_path / output, *more))
+    for name in ("summary.json", "summary.csv", "cases.csv"):
+        grown, fresh = ((tmp_path / output / name).read_text() for output in ("out", "fresh"))
+        assert [line for line in grown.splitlines() if "seconds" not in line] == [
+            line for line in fresh.splitlines() if "seconds" not in line
+        ]
+
+
+def test_a_new_attack_and_a_new_loss_are_a_function_and_a_line_each(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def highest_logit(logits: torch.Tensor, target: torch.Tensor, labels: Labels, progress: float) -> torch.Tensor:
+        return (1 - progress) * logits.flatten(1).amax(1)
+
+    def wander(
+        problem: Problem, loss: Loss, steps: int, generator: torch.Generator, start: torch.Tensor | None
+    ) -> Attacked:
+        worst, noise = Worst(problem), problem.start(generator, start)
+        for number in range(steps):
+            _, gradient = worst.climb(noise, loss, number / steps)
+            noise = problem.project(noise + gradient.sign())
+        return worst.result()
+
+    monkeypatch.setitem(LOSSES, "highest", AttackLoss(highest_logit, keeps_form=False))
+    monkeypatch.setitem(PRESETS, "wander", (Component("wander", wander, 7, "highest"),))
+    chosen = ["--attack", "wander", "--steps", "3", "--limit", "1"]
+    main(arguments(trained_model, own_cases, tmp_path / "out", *chosen))
+    assert "wander with steps = 3" in capsys.readouterr().out
+    result = json.loads(next((tmp_path / "out").glob("results/*/*/components/wander@0.3.json")).read_text())
+    assert (result["trace"]["steps"], result["trace"]["keeps_form"]) == (3, False)
+    assert result["noise"]["rms"] <= 0.3 * (1 + 1e-6)
 
 
 def test_two_models_are_compared_on_the_same_cases(

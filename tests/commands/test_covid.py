@@ -136,13 +136,36 @@ def test_other_settings_into_the_same_folder_are_refused(
 ) -> None:
     for more, message in (
         (("--seed", "1"), "was made with shares"),
-        (("--eps", "1"), "holds an audit with other settings"),
         (("--limit", "5"), "holds an audit with other images"),
     ):
         with pytest.raises(SystemExit) as stopped:
             compare(images, output, *more)
         assert stopped.value.code == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_audit_by_other_numbers_is_refused(
+    images: Path, output: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plan = load_plan()
+    plan["presets"]["cpu"]["audit"]["noise_draws"] = 2
+    (tmp_path / "covid.json").write_text(json.dumps(plan))
+    monkeypatch.setattr(settings_module, "plans_folder", lambda: tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        compare(images, output)
+    assert stopped.value.code == 2
+    assert "holds an audit with other settings" in capsys.readouterr().err
+
+
+def test_one_more_level_joins_the_audit(images: Path, output: Path) -> None:
+    compare(images, output)
+    before = summary_of(output)["rows"]
+    compare(images, output, "--eps", "0.5", "2", "3")
+    after = summary_of(output)["rows"]
+    assert [row for row in after if row["eps"] != 3] == before
+    assert sum(row["eps"] == 3 for row in after) == len(before) / 3
+    compare(images, output)
+    assert summary_of(output)["rows"] == before
 
 
 def test_another_classifier_of_the_same_name_is_refused(

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,15 +21,22 @@ import torch
 from nnunet_ima.evidence import store as module
 from nnunet_ima.evidence.store import Store, level_key, sha256
 
+
+@dataclass(frozen=True)
+class Dice:
+    dice: float
+    kinds: tuple[float, ...] = ()
+
+
 QUESTION = {"settings": {"eps": (1, 2)}, "models": {"m": "abc"}}
 
 
 def test_results_are_found_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "out", QUESTION, {"torch": "1"})
-    assert store.get("m", "case", "pgd@1") is None
-    store.put({"dice": 0.1 + 0.2}, "m", "case", "pgd@1")
+    assert store.get(Dice, "m", "case", "pgd@1") is None
+    store.put(Dice(0.1 + 0.2), "m", "case", "pgd@1")
     again = Store(tmp_path / "out", QUESTION, {"torch": "1"})
-    assert again.get("m", "case", "pgd@1") == {"dice": 0.1 + 0.2}
+    assert again.get(Dice, "m", "case", "pgd@1") == Dice(0.1 + 0.2)
 
 
 def test_every_machine_that_took_part_is_named_once(tmp_path: Path) -> None:
@@ -39,12 +48,12 @@ def test_every_machine_that_took_part_is_named_once(tmp_path: Path) -> None:
 
 def test_another_audit_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path, QUESTION, {})
-    store.put({"dice": 1}, "m", "case", "clean")
+    store.put(Dice(1), "m", "case", "clean")
     before = (tmp_path / "manifest.json").read_text()
     with pytest.raises(ValueError, match="an audit with other models, settings"):
         Store(tmp_path, {"settings": {"eps": (1,)}, "models": {}}, {})
     assert (tmp_path / "manifest.json").read_text() == before
-    assert store.get("m", "case", "clean") == {"dice": 1}
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -54,16 +63,48 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("content", ["", '{"dice"', "[]", "{}", "3", '{"dice": null}', '{"dice": "0.5"}', "[" * 99999])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", '{"dice"', "[]", "{}", "3", '{"dice": 1, "kinds": []}', '{"schema": 1}', '{"schema": 1, "dice": 1}'),
+        *('{"schema": 1, "dice": null, "kinds": []}', '{"schema": 1, "dice": "0.5", "kinds": []}', "[" * 99999),
+    ],
+)
 def test_damaged_result_is_named_and_made_again(tmp_path: Path, content: str, capsys) -> None:
     store = Store(tmp_path, QUESTION, {})
-    store.put({"dice": 1}, "m", "case", "clean")
+    store.put(Dice(1), "m", "case", "clean")
     file = tmp_path / "results" / "m" / "case" / "clean.json"
     file.write_text(content)
-    assert store.get("m", "case", "clean", needs={"dice": int | float}) is None
+    assert store.get(Dice, "m", "case", "clean") is None
     assert capsys.readouterr().err == f"{file} is damaged; it is measured again\n"
-    assert store.put({"dice": 1}, "m", "case", "clean") == store.get("m", "case", "clean", needs={"dice": int | float})
+    assert store.put(Dice(1), "m", "case", "clean") == store.get(Dice, "m", "case", "clean")
     assert capsys.readouterr().err == ""
+
+
+def test_a_result_built_upon_others_is_made_again(tmp_path: Path, capsys) -> None:
+    store = Store(tmp_path, QUESTION, {})
+    store.put(Dice(1), "m", "case", "margin", given=("fell at 5",))
+    assert store.get(Dice, "m", "case", "margin", given=("fell at 5",)) == Dice(1)
+    assert store.get(Dice, "m", "case", "margin", given=("fell at 3",)) is None
+    assert store.get(Dice, "m", "case", "margin") is None
+    assert capsys.readouterr().err == ""  # nothing is damaged
+
+
+def test_results_of_another_release_are_refused_and_kept(tmp_path: Path) -> None:
+    store = Store(tmp_path / "out", QUESTION, {})
+    store.put(Dice(1), "m", "case", "clean")
+    file = tmp_path / "out" / "results" / "m" / "case" / "clean.json"
+    content = file.read_text().replace('"schema": 1', '"schema": 7')
+    file.write_text(content)
+    with pytest.raises(OSError, match=r"clean.json was written by a release .* the version 7.*--output"):
+        store.get(Dice, "m", "case", "clean")
+    assert file.read_text() == content
+    manifest = tmp_path / "out" / "manifest.json"
+    for change, words in ((7, "by a release whose records have the version 7"), (None, "by an earlier release")):
+        stored = json.loads(manifest.read_text()) | {"schema": change}
+        manifest.write_text(json.dumps({key: value for key, value in stored.items() if value is not None}))
+        with pytest.raises(OSError, match=f"manifest.json was written {words}.*--output"):
+            Store(tmp_path / "out", QUESTION, {})
 
 
 def test_damaged_noise_is_named_and_made_again(tmp_path: Path, capsys) -> None:
@@ -78,23 +119,23 @@ def test_damaged_noise_is_named_and_made_again(tmp_path: Path, capsys) -> None:
 
 def test_no_half_written_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path, QUESTION, {})
-    store.put({"dice": 1}, "m", "case", "clean")
+    store.put(Dice(1), "m", "case", "clean")
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fdopen", full)
     with pytest.raises(OSError, match="No space left"):
-        store.put({"dice": 2}, "m", "case", "clean")
+        store.put(Dice(2), "m", "case", "clean")
     monkeypatch.undo()
-    assert store.get("m", "case", "clean") == {"dice": 1}
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
     assert [file.name for file in (tmp_path / "results" / "m" / "case").iterdir()] == ["clean.json"]
 
 
 def test_not_a_number_is_no_result(tmp_path: Path) -> None:
     store = Store(tmp_path, QUESTION, {})
-    for result in ({"dice": float("nan")}, {"kinds": {"dice": [0.5, float("-inf")]}}):
-        with pytest.raises(ValueError, match=r"case clean of the model m is not a finite number \(.*dice.* = .*image"):
+    for result in (Dice(float("nan")), Dice(0.5, kinds=(0.5, float("-inf")))):
+        with pytest.raises(ValueError, match=r"case clean of the model m is not a finite number \(.* = .*image"):
             store.put(result, "m", "case", "clean")
     assert not (tmp_path / "results").exists()
 
@@ -203,7 +244,7 @@ def test_nothing_outside_is_touched(tmp_path: Path, name: str) -> None:
     marker.write_text("precious")
     store = Store(tmp_path / "out", QUESTION, {})
     for place in ((name, "case", "clean"), ("m", name, "clean"), ("m", "case", f"{name}/../x")):
-        for use in (store.get, store.get_noise, lambda *at: store.put({}, *at)):
+        for use in (partial(store.get, Dice), store.get_noise, lambda *at: store.put(Dice(1), *at)):
             with pytest.raises(ValueError, match="holds the name"):
                 use(*place)
     for place in ((name,), ("m", name), ("m", "../../../marker")):
@@ -223,19 +264,22 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     for use in (
         lambda: store.drop_noise("m", "case"),
         lambda: store.put_noise(torch.ones(1), "m", "case", "pgd@1"),
-        lambda: store.put({}, "m", "case", "clean"),
+        lambda: store.put(Dice(1), "m", "case", "clean"),
     ):
         with pytest.raises(OSError, match=r"leads out of the audit's folder, to .*elsewhere.*; remove the link"):
             use()
     assert list(elsewhere.iterdir()) == []
     (tmp_path / "link").symlink_to(tmp_path / "out")  # the folder itself may be one
-    assert Store(tmp_path / "link", QUESTION, {}).get("n", "case", "clean") is None
+    assert Store(tmp_path / "link", QUESTION, {}).get(Dice, "n", "case", "clean") is None
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "out", QUESTION, {})
     shutil.rmtree(tmp_path / "out")
-    for use in (lambda: store.put({}, "m", "case", "clean"), lambda: store.put_noise(torch.ones(1), "m", "c", "p@1")):
+    for use in (
+        lambda: store.put(Dice(1), "m", "case", "clean"),
+        lambda: store.put_noise(torch.ones(1), "m", "c", "p@1"),
+    ):
         with pytest.raises(FileNotFoundError, match=r"manifest\.json is gone"):
             use()
     assert not (tmp_path / "out").exists()
@@ -322,14 +366,14 @@ CASES = {"cases": {"a": "hash of a", "b": "hash of b"}}
 
 def test_a_repaired_case_without_results_is_taken(tmp_path: Path) -> None:
     store = Store(tmp_path, CASES, {})
-    store.put({"dice": 1}, "m", "a", "clean")
+    store.put(Dice(1), "m", "a", "clean")
     repaired = {"cases": {"a": "hash of a", "b": "repaired"}}
     Store(tmp_path, repaired, {})
     assert json.loads((tmp_path / "manifest.json").read_text())["question"] == repaired
     for other in ({"a": "other", "b": "repaired"}, {"a": "hash of a"}, repaired["cases"] | {"c": "new"}):
         with pytest.raises(ValueError, match="an audit with other cases"):
             Store(tmp_path, {"cases": other}, {})
-    store.put({"dice": 1}, "m", "b", "clean")
+    store.put(Dice(1), "m", "b", "clean")
     with pytest.raises(ValueError, match="an audit with other cases"):
         Store(tmp_path, CASES, {})
 
@@ -340,11 +384,11 @@ def test_a_folder_without_results_is_given_back(tmp_path: Path) -> None:
     store.release()
     assert list(tmp_path.iterdir()) == []
     store = Store(tmp_path, {"cases": {}}, {})
-    store.put({"dice": 1}, "m", "a", "components", "pgd@1")
+    store.put(Dice(1), "m", "a", "components", "pgd@1")
     store.release()
     assert (tmp_path / "manifest.json").is_file()
 
 
 def test_a_manifest_that_a_kill_left_half_written_is_no_foreign_file(tmp_path: Path) -> None:
     (tmp_path / ".manifest.json.abcd1234").write_text("{")
-    Store(tmp_path, QUESTION, {}).put({"dice": 1}, "m", "a", "clean")
+    Store(tmp_path, QUESTION, {}).put(Dice(1), "m", "a", "clean")

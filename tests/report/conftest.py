@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Judgement, Margin, Passes, Result
 
 CHECKS = ("gradients are finite", "very large noise breaks the model", "the model is deterministic")
 REFERENCE, ELEMENTS, SCALE = 100, 400, 50.0  # a σ is 50 raw units
@@ -44,7 +44,7 @@ def make_findings(settings: Settings) -> Callable[..., Findings]:
                     findings.records.append(_record(model, f"case_{number}", eps, start, start - slope * eps, bare))
                 findings.margins.append(_margin(model, f"case_{number}", (start - settings.threshold) / slope))
             findings.verdicts += [
-                {"model": model, "check": check, "result": "passed", "figure": "0 of 9", "conclusive": True}
+                Judgement(model=model, check=check, result="passed", figure="0 of 9", conclusive=True)
                 for check in CHECKS
             ]
         return findings
@@ -58,36 +58,41 @@ def _units(eps: float, bare: bool) -> dict[str, float | None]:
     return told | ({"paper": None, "raw": None} if bare else {})
 
 
-def _record(model: str, case: str, eps: float, start: float, dice: float, bare: bool) -> dict[str, Any]:
+def _record(model: str, case: str, eps: float, start: float, dice: float, bare: bool) -> Result:
     """A result; a bare one lacks all that may be lacking."""
     attacked = eps > 0 and not bare
-    return {
-        "model": model,
-        "case": case,
-        "attack": "pgd" if eps else "clean",
-        "eps": eps,
-        "units": _units(eps, bare),
-        "dice": dice,
-        "dice_per_class": {"shell": None if bare else dice, "core": dice},
-        "overlap": {"shell": [0, 0, 0] if bare else [30, 10, 10], "core": [int(100 * dice), 10, 20]},
-        "hd95_mm": None if bare else 10 * (1 - dice),
-        "hd95_mm_per_class": {"shell": None, "core": None},
-        "missed": [],
-        "clean_dice": start,
-        "clean_dice_per_class": {"shell": None, "core": start},
-        "random_dice": start - 0.01 if attacked else None,
-        "stored_dice": dice + 0.004 if attacked else None,
-    }
+    return Result(
+        model=model,
+        case=case,
+        attack="pgd" if eps else "clean",
+        eps=eps,
+        units=_units(eps, bare),
+        dice=dice,
+        dice_per_class={"shell": None if bare else dice, "core": dice},
+        overlap={"shell": (0, 0, 0) if bare else (30, 10, 10), "core": (int(100 * dice), 10, 20)},
+        hd95_mm=None if bare else 10 * (1 - dice),
+        hd95_mm_per_class={"shell": None, "core": None},
+        missed=(),
+        clean_dice=start,
+        clean_dice_per_class={"shell": None, "core": start},
+        random_dice=start - 0.01 if attacked else None,
+        stored_dice=dice + 0.004 if attacked else None,
+        noise=None,
+        worst_component=None,
+        components={},
+        passes=Passes(forward=0, backward=0),
+        seconds=0.0,
+    )
 
 
-def _margin(model: str, case: str, eps: float) -> dict[str, Any]:
+def _margin(model: str, case: str, eps: float) -> Margin:
     found = eps if eps <= 5 else None
-    return {
-        "model": model,
-        "case": case,
-        "eps": found,
-        "largest_tried": 5.0,
-        "units": None if found is None else _units(found, False),
-        "dice": 0.49,
-        "threshold": 0.5,
-    }
+    return Margin(
+        model=model,
+        case=case,
+        eps=found,
+        largest_tried=5.0,
+        units=None if found is None else _units(found, False),
+        dice=0.49,
+        threshold=0.5,
+    )

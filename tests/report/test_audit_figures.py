@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case, failing_slices
 
 MakeFindings = Callable[..., Findings]
@@ -53,8 +53,8 @@ def test_other_data_give_another_figure(
     findings = make_findings()
     first = drawn(draw, summarise(findings, settings), tmp_path / "first.png")
     again = drawn(draw, summarise(findings, settings), tmp_path / "again.png")
-    findings.records[1]["dice"] = 0.1
-    findings.margins[0]["eps"] = 0.3
+    findings.records[1] = replace(findings.records[1], dice=0.1)
+    findings.margins[0] = replace(findings.margins[0], eps=0.3)
     other = drawn(draw, summarise(findings, settings), tmp_path / "other.png")
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -76,8 +76,7 @@ def test_cases_that_stand_or_fall_at_once_are_drawn(
     findings = make_findings(("weak",))
     images = []
     for eps in (None, 0.0):
-        for margin in findings.margins:
-            margin["eps"] = eps
+        findings.margins = [replace(margin, eps=eps) for margin in findings.margins]
         images.append(drawn(draw_margins, summarise(findings, settings), tmp_path / "margins.png"))
     height = [coloured(image, BLUE).sum(1).argmax() for image in images]  # of the longest horizontal line, from above
     assert height[0] < 100 < 300 < height[1]

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Failure
 from nnunet_ima.report.audit_table import report_text
 
 MakeFindings = Callable[..., Findings]
@@ -57,7 +58,7 @@ def test_headline_of_one_case(
     eps: float | None, words: str, make_findings: MakeFindings, report: Callable[[Findings], str]
 ) -> None:
     findings = make_findings(("weak",), cases=1)
-    findings.margins[0]["eps"] = eps
+    findings.margins[0] = replace(findings.margins[0], eps=eps)
     assert words in report(findings).split("\n\n")[1]
 
 
@@ -65,7 +66,8 @@ def test_failed_check_is_told_below_the_headline(
     make_findings: MakeFindings, report: Callable[[Findings], str]
 ) -> None:
     findings = make_findings(("weak",))
-    findings.verdicts[1] |= {"result": "failed", "figure": "Dice 0.4", "conclusive": False}
+    change = {"result": "failed", "figure": "Dice 0.4", "conclusive": False}
+    findings.verdicts[1] = replace(findings.verdicts[1], **change)
     text = report(findings)
     _, _, conclusion, which, *_ = text.split("\n\n")
     assert conclusion.startswith("**NOT CONCLUSIVE.**")
@@ -75,9 +77,10 @@ def test_failed_check_is_told_below_the_headline(
 
 def test_checks_not_run_prove_nothing(make_findings: MakeFindings, report: Callable[[Findings], str]) -> None:
     findings = make_findings()
-    for row in findings.verdicts:
-        if row["check"] == "the model is deterministic":
-            row |= {"result": "not run", "conclusive": False}
+    findings.verdicts = [
+        replace(row, result="not run", conclusive=False) if row.check == "the model is deterministic" else row
+        for row in findings.verdicts
+    ]
     text = report(findings)
     assert "NOT CONCLUSIVE" in text
     assert "- the model is deterministic (weak: 0 of 9), not run" in text
@@ -88,7 +91,7 @@ def test_failed_case_is_told_and_leaves_the_evidence_incomplete(
     make_findings: MakeFindings, report: Callable[[Findings], str]
 ) -> None:
     findings = make_findings()
-    findings.failed.append({"model": "weak", "case": "case_9", "error": "damaged:\n  *.nii | header"})
+    findings.failed.append(Failure(model="weak", case="case_9", error="damaged:\n  *.nii | header"))
     text = report(findings)
     assert "NOT CONCLUSIVE" in text
     assert "(1 failed)" in text
@@ -117,9 +120,11 @@ def test_columns_without_any_value_are_dropped(make_findings: MakeFindings, sett
 
 def test_what_some_cases_lack_is_marked(make_findings: MakeFindings, report: Callable[[Findings], str]) -> None:
     findings = make_findings(("weak",))
-    for record in findings.records:
-        if record["eps"] == 5 or (record["eps"] == 1 and record["case"] == "case_0"):
-            record |= {"hd95_mm": None, "stored_dice": None}
+    lacking = [("case_0", 1), *((f"case_{number}", 5) for number in range(3))]
+    findings.records = [
+        replace(record, hd95_mm=None, stored_dice=None) if (record.case, record.eps) in lacking else record
+        for record in findings.records
+    ]
     text = report(findings)
     clean, least, most = table(text, "weak")
     assert (clean["HD95, mm"], least["HD95, mm"], most["HD95, mm"]) == ("1.2", "2.3*", "–*")
@@ -146,7 +151,7 @@ def test_two_models_are_compared(make_findings: MakeFindings, report: Callable[[
 
 def test_without_noise_nothing_is_claimed(make_findings: MakeFindings, report: Callable[[Findings], str]) -> None:
     findings = make_findings(("weak",))
-    records = [record for record in findings.records if record["attack"] == "clean"]
+    records = [record for record in findings.records if record.attack == "clean"]
     text = report(Findings(records))
     assert "mean Dice 0.880 without noise." in text
     assert "nothing is known about robustness" in text

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_ima.audit.case_audit import Settings
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.audit.settings import Settings
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Failure
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
@@ -77,7 +78,10 @@ def worst(monkeypatch: pytest.MonkeyPatch) -> list[WorstCase]:
 
     def read_volume(case: Case, model: Any) -> Any:
         scale, spacing = (50.0,), (1.0, 1.0, 1.0)
-        return SimpleNamespace(case=case, label=np.load(case.label), scale=scale, properties={"spacing": spacing})
+        return SimpleNamespace(
+            **{"case": case, "label": np.load(case.label), "scale": scale, "properties": {"spacing": spacing}},
+            **dict.fromkeys(("image", "target", "mask"), np.zeros(1)),
+        )
 
     shown: list[WorstCase] = []
 
@@ -86,7 +90,7 @@ def worst(monkeypatch: pytest.MonkeyPatch) -> list[WorstCase]:
         drawing(case, file)
 
     drawing = module.draw_worst_case
-    monkeypatch.setattr(module, "read_volume", read_volume)
+    monkeypatch.setattr("nnunet_ima.inference.volumes.read_volume", read_volume)
     monkeypatch.setattr(module, "raw_noise", lambda volume, noise, model: 50 * noise.numpy())
     monkeypatch.setattr(module, "draw_worst_case", draw)
     return shown
@@ -145,9 +149,10 @@ def test_worst_case_is_where_dice_falls_furthest(
 ) -> None:
     """Not where it is lowest: case 2 is lower before and after."""
     findings = make_findings(("weak",))
-    for record in findings.records:
-        if (record["case"], record["eps"]) == ("case_1", 5.0):
-            record["dice"] = 0.37  # from 0.88; case 2 falls from 0.86 to 0.36
+    findings.records = [
+        replace(record, dice=0.37) if (record.case, record.eps) == ("case_1", 5.0) else record
+        for record in findings.records  # from 0.88; case 2 falls from 0.86 to 0.36
+    ]
     for case in cases:
         write_images(store, "weak", case.name, 1.0, 5.0)
     publish(findings, {"weak": fake_pipeline()}, cases, settings, store)
@@ -196,7 +201,7 @@ def test_a_model_without_any_result_is_left_out(
 ) -> None:
     """All cases of the second model failed; the first one's are told, and the audit is not conclusive."""
     findings = make_findings(("weak",))
-    findings.failed += [{"model": "hard", "case": case.name, "error": "unreadable"} for case in cases]
+    findings.failed += [Failure(model="hard", case=case.name, error="unreadable") for case in cases]
     text = publish(findings, {"weak": fake_pipeline(), "hard": fake_pipeline()}, cases, settings, store)
     assert "NOT CONCLUSIVE" in text
     assert "unreadable" in text
@@ -206,7 +211,7 @@ def test_a_model_without_any_result_is_left_out(
 def test_without_noise_there_is_nothing_to_draw(
     make_findings: MakeFindings, settings: Settings, store: Store, cases: list[Case], worst: list[WorstCase]
 ) -> None:
-    records = [record for record in make_findings(("weak",)).records if record["attack"] == "clean"]
+    records = [record for record in make_findings(("weak",)).records if record.attack == "clean"]
     text = publish(Findings(records), {"weak": fake_pipeline()}, cases, replace(settings, eps=()), store)
     assert not any(name.endswith(".png") for name in names(store))
     assert "No figure" not in text
@@ -216,8 +221,8 @@ def test_names_with_blanks_are_linked(
     make_findings: MakeFindings, settings: Settings, store: Store, cases: list[Case], worst: list[WorstCase]
 ) -> None:
     findings = make_findings(("weak",))
-    for entry in (*findings.records, *findings.margins, *findings.verdicts):
-        entry["model"] = "weak model"
+    for entries in (findings.records, findings.margins, findings.verdicts):
+        entries[:] = [replace(entry, model="weak model") for entry in entries]
     write_images(store, "weak model", "case_0", 5.0)
     publish(findings, {"weak model": fake_pipeline()}, cases, settings, store)
     assert "(worst_case_weak%20model.png)" in (store.folder / "report.md").read_text()

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from nnunet_ima.audit.gate import Requirement, parse_requirements, unmet
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.gate import Requirement, parse_requirements, unmet
+from nnunet_ima.evidence.records import Failure, Judgement
+
+
+def record(model: str, case: str, attack: str, eps: float, dice: float) -> Any:
+    """What the gate reads of a result."""
+    return SimpleNamespace(model=model, case=case, attack=attack, eps=eps, dice=dice)
+
+
+def judgement(conclusive: bool) -> Judgement:
+    return Judgement(model="m", check="some", result="passed", figure="none", conclusive=conclusive)
 
 
 def findings(**dice: dict[float, list[float]]) -> Findings:
     """Findings of attacks on one model: attack to ε to Dice of each case."""
     records = [
-        {"model": "m", "case": f"case {number}", "attack": attack, "eps": eps, "dice": value}
+        record("m", f"case {number}", attack, eps, value)
         for attack, levels in dice.items()
         for eps, values in levels.items()
         for number, value in enumerate(values)
     ]
-    return Findings(records=records, verdicts=[{"conclusive": True}])
+    return Findings(records=records, verdicts=[judgement(True)])
 
 
 @pytest.mark.parametrize(("text", "dice", "eps"), [("0.8@5", 0.8, 5), ("1@0", 1, 0), ("0.75@0.1", 0.75, 0.1)])
@@ -55,7 +68,7 @@ def test_a_requirement_without_results_is_not_met() -> None:
 
 def test_weak_evidence_meets_nothing() -> None:
     found = findings(pgd={5: [0.9]})
-    found.verdicts.append({"conclusive": False})
+    found.verdicts.append(judgement(False))
     assert unmet([Requirement(0.1, 5)], found) == ["the audit is not conclusive"]
     assert unmet([], found) == []
 
@@ -63,11 +76,11 @@ def test_weak_evidence_meets_nothing() -> None:
 def test_a_model_without_a_result_meets_nothing() -> None:
     """Nothing measured is no evidence, for one model of two as for all."""
     found = findings(pgd={5: [0.9]}, clean={0: [0.9]})
-    found.records.append({"model": "other", "attack": "clean", "eps": 0, "dice": 0.9})
+    found.records.append(record("other", "case 0", "clean", 0, 0.9))
     assert unmet([Requirement(0.5, 5)], found) == ["other has no result at ε = 5"]
     assert unmet([Requirement(0.5, 5.0000001)], found) == [
         f"{model} has no result at ε = 5.0000001" for model in ("m", "other")
     ]
-    nothing = Findings(failed=[{"model": "m", "case": "a", "error": "broken"}])
+    nothing = Findings(failed=[Failure(model="m", case="a", error="broken")])
     assert "m has no result at ε = 5" in unmet([Requirement(0.5, 5)], nothing)
     assert unmet([Requirement(0.0, 5)], Findings())

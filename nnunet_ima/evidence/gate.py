@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from nnunet_ima.audit.run import Findings
+from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import level_key
 
 
@@ -53,11 +53,13 @@ def unmet(requirements: Sequence[Requirement], findings: Findings) -> list[str]:
 
 
 def _short(requirement: Requirement, findings: Findings) -> list[str]:
-    worst: dict[str, dict[str, float]] = {row["model"]: {} for row in (*findings.records, *findings.failed)}
+    worst: dict[str, dict[str, float]] = {
+        name: {} for name in [row.model for row in findings.records] + [row.model for row in findings.failed]
+    }
     for record in findings.records:
-        if record["eps"] == requirement.eps:
-            cases = worst[record["model"]]
-            cases[record["case"]] = min(record["dice"], cases.get(record["case"], math.inf))
+        if record.eps == requirement.eps:
+            cases = worst[record.model]
+            cases[record.case] = min(record.dice, cases.get(record.case, math.inf))
     short = []
     for model, cases in worst.items():
         level = level_key(requirement.eps)

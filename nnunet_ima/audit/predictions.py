@@ -1,0 +1,107 @@
+"""What nnU-Net predicts of a case, by its own predictor and exporter, and the images that an audit keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from nnunet_ima.audit.scores import score
+from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.files import atomic_file
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import Volume, reread, segment, write_label_map, write_map, write_noisy
+
+LabelMap = np.ndarray[Any, Any]
+
+
+class Predictions:
+    """Predictions of a model on a case.
+
+    Attributes:
+        model: the trained model.
+    """
+
+    def __init__(self, name: str, pipeline: Pipeline, case: str, store: Store) -> None:
+        self.model = pipeline.model
+        self._place, self._store = (name, case), store
+        self._predictor = self.model.predictor(pipeline.step_size, pipeline.mirroring)
+
+    def predict(self, image: Tensor, volume: Volume) -> LabelMap:
+        """Raw-space label map (Z, Y, X) of an image (C, *spatial) that was preprocessed as a volume was.
+
+        Raises:
+            ValueError: nnU-Net cannot predict it, as where logits exceed half precision.
+        """
+        try:
+            logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
+        except RuntimeError as error:
+            msg = f"nnU-Net's prediction of {self._place[1]} with {self.model.folder} fails: {last_line(error)}"
+            raise ValueError(msg) from error
+        return segment(logits, volume, self.model)
+
+    def file(self, what: str, ending: str | None = None) -> Path:
+        """Where an image of this model and case is stored."""
+        file = self._store.path("images", *self._place, f"{what}{ending or self.model.dataset_json['file_ending']}")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def write(self, predicted: LabelMap, volume: Volume, what: str) -> None:
+        """Store a prediction: "clean", "pgd@5"."""
+        file = self.file(what)
+        with _file_error(file):
+            write_label_map(predicted, volume, self.model, file)
+
+    def read(self, what: str) -> LabelMap:
+        """Label map (Z, Y, X) of a stored prediction."""
+        file = self.file(what)
+        with _file_error(file):
+            label_map, _ = self.model.plans.image_reader_writer_class().read_seg(str(file))
+        found: LabelMap = label_map[0]
+        return found
+
+    def write_map(self, array: LabelMap, volume: Volume, what: str) -> None:
+        """Store a map of numbers (Z, Y, X)."""
+        file = self.file(what, ".nii.gz")
+        with _file_error(file):
+            write_map(array, volume, file)
+
+    def write_noise(self, noise: Tensor, what: str) -> None:
+        """Store noise (C, *spatial) in half precision, which is enough to look at."""
+        with atomic_file(self.file(f"noise_{what}", ".npy")) as stream:
+            np.save(stream, noise.half().numpy())
+
+    def dice_as_file(self, noise: Tensor, volume: Volume, what: str, keep: bool) -> float | None:
+        """Dice after a noisy image has been a file; None if its noise (C, *spatial) cannot be put into raw units.
+
+        Args:
+            noise: in σ.
+            volume: without noise.
+            what: names the files.
+            keep: leave them with the other images.
+        """
+        if volume.scale is None or len(noise) != len(volume.case.images):  # such as the colours of one file
+            return None
+        ending = self.model.dataset_json["file_ending"]
+        with self._store.scratch() as scratch:
+            folder = self.file(what).parent if keep else scratch
+            files = [folder / f"adversarial_{what}_{channel:04d}{ending}" for channel in range(len(noise))]
+            with _file_error(folder):
+                write_noisy(volume, noise, self.model, files)
+                again = reread(volume, files, self.model)
+            return score(self.predict(again.image, again), again, self.model).dice
+
+
+@contextmanager
+def _file_error(file: Path) -> Iterator[None]:
+    """Turn what readers and writers of images raise into an error that names the file."""
+    try:
+        yield
+    except RuntimeError as error:  # SimpleITK's only kind of error
+        msg = f"{file} cannot be written or read: {str(error).strip().splitlines()[-1]}"
+        raise OSError(msg) from error

@@ -1,0 +1,40 @@
+"""What an audit of a segmentation model measures."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an audit measures.
+
+    Attributes:
+        attacks: names of presets.
+        eps: noise levels, ascending, each above 0.
+        unit: of `eps`; see `NoiseUnits.radius`.
+        norm: "L2" or "Linf".
+        reference_elements: elements at which the paper's unit is quoted; None: there is no such unit.
+        steps: gradient steps of every attack, see `Component.with_steps`; None: those of the presets.
+        seed: of all random draws.
+        threshold: Dice below which a prediction counts as failed, for the robustness margin.
+        margins: measure the robustness margin of every case.
+        save_adversarial: keep the adversarial volumes.
+    """
+
+    attacks: tuple[str, ...]
+    eps: tuple[float, ...]
+    unit: str
+    norm: str
+    reference_elements: int | None
+    steps: int | None
+    seed: int
+    threshold: float
+    margins: bool
+    save_adversarial: bool
+
+    def question(self) -> dict[str, Any]:
+        """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""
+        names = ("unit", "norm", "reference_elements", "steps", "seed", "save_adversarial")
+        return {name: value for name, value in asdict(self).items() if name in names}

@@ -1,0 +1,29 @@
+"""What an audit has found, as gate, summary and report read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from nnunet_ima.evidence.records import Failure, Judgement, Margin, Result
+
+
+@dataclass
+class Findings:
+    """What an audit has found.
+
+    Attributes:
+        records: one for each model, case, attack and ε, and for each model and case without noise.
+        margins: one for each model and case.
+        verdicts: of all models; see `evidence.verdict`.
+        failed: cases that could not be measured.
+    """
+
+    records: list[Result] = field(default_factory=list)
+    margins: list[Margin] = field(default_factory=list)
+    verdicts: list[Judgement] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    @property
+    def conclusive(self) -> bool:
+        """Whether every check passed, nothing is missing and there is evidence at all."""
+        return bool(self.records and self.verdicts) and not self.failed and all(row.conclusive for row in self.verdicts)

@@ -1,0 +1,242 @@
+"""What is measured and kept: the records of an audit. A change here is another `schema.SCHEMA`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What an attack cost: passes forward and backward."""
+
+    forward: int
+    backward: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSize:
+    """Size of noise as it is stored.
+
+    Attributes:
+        norm: "L2" or "Linf", which bounds it.
+        l2: its L2 norm, in σ.
+        linf: its largest element, in σ.
+        rms: its root mean square, in σ.
+        raw_rms: the same in raw intensity units; None where the normalisation hides them.
+    """
+
+    norm: str
+    l2: float
+    linf: float
+    rms: float
+    raw_rms: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What a verdict needs to know of an attack's course.
+
+    Attributes:
+        steps: gradients looked at.
+        zero: those that were exactly 0.
+        not_finite: those that held NaN or infinity.
+        keeps_form: the loss is the same function at every step.
+        loss: at each step, where it is finite.
+        quality: lowest quality so far, at each step or query; () where it was not kept.
+    """
+
+    steps: int
+    zero: int
+    not_finite: int
+    keeps_form: bool
+    loss: tuple[float, ...]
+    quality: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A segmentation against the ground truth; ignored voxels and the background count nowhere.
+
+    Attributes:
+        dice: mean over the classes that the label holds.
+        dice_per_class: by name; 0 for one that is only predicted, None for one that is neither there nor predicted.
+        overlap: voxels (true positive, false positive, false negative) by name.
+        hd95_mm: mean over the classes that the label holds of the 95th percentile of the Hausdorff distance, in mm;
+            None as soon as one of them is not predicted at all, as a mean over the others would reward the failure.
+        hd95_mm_per_class: by name; None where label or prediction lacks the class.
+        missed: names of the classes that the label holds and the prediction lacks.
+    """
+
+    dice: float
+    dice_per_class: dict[str, float | None]
+    overlap: dict[str, tuple[int, int, int]]
+    hd95_mm: float | None
+    hd95_mm_per_class: dict[str, float | None]
+    missed: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentResult(Score):
+    """Score under a single attack, with its noise, course, cost and seconds."""
+
+    noise: NoiseSize
+    trace: Trace
+    passes: Passes
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Score):
+    """Score of a case under the worst attack of a preset, or without noise.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        attack: name of the preset; "clean" without noise.
+        eps: noise level; 0 without noise.
+        units: the level in all units, see `audit.budgets.NoiseUnits.describe`.
+        clean_dice: without noise.
+        clean_dice_per_class: the same by class.
+        random_dice: mean Dice under white noise of this level; None without noise.
+        stored_dice: Dice after the noisy image was a file; None without noise or where it cannot be written.
+        noise: size of the worst noise; None without noise.
+        worst_component: the attack of the preset that found it; None without noise.
+        components: Dice under each attack of the preset that was run.
+        passes: of all of them.
+        seconds: of all of them.
+    """
+
+    model: str
+    case: str
+    attack: str
+    eps: float
+    units: dict[str, float | None]
+    clean_dice: float
+    clean_dice_per_class: dict[str, float | None]
+    random_dice: float | None
+    stored_dice: float | None
+    noise: NoiseSize | None
+    worst_component: str | None
+    components: dict[str, float]
+    passes: Passes
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhiteNoise:
+    """Dice under white noise: by kind, and its mean over the kinds."""
+
+    dice: float
+    kinds: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Narrowed:
+    """The smallest noise found between two levels that takes Dice below the threshold: ε, in all units, and Dice."""
+
+    eps: float
+    units: dict[str, float | None]
+    dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Margin:
+    """The robustness margin of a case.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        eps: the margin; 0 if Dice is below the threshold without noise; None if the case stands the largest level.
+        largest_tried: the largest level.
+        units: the margin in all units; None if there is none.
+        dice: at the margin, or at the largest level.
+        threshold: Dice below which a prediction counts as failed.
+    """
+
+    model: str
+    case: str
+    eps: float | None
+    largest_tried: float
+    units: dict[str, float | None] | None
+    dice: float
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackedAgain:
+    """Dice under an attack that only serves to judge the evidence."""
+
+    dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeated:
+    """Largest difference between the logits of two passes."""
+
+    difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What was found on a case, or on some, that were measured again to judge the evidence.
+
+    The qualities are Dice, or the share of images that are right.
+
+    Attributes:
+        eps: noise level.
+        quality: under the audit's attack.
+        twice_the_steps: with twice its steps.
+        other_scales: on other scales of the logits, the lowest.
+        black_box: under attacks without gradients.
+        black_box_name: those attacks in words.
+        huge: under noise that nothing can stand.
+        eps_huge: its level.
+        full_precision: in full precision; None where that is no other.
+        repeat_difference: see `Repeated`.
+        cases: number of cases that this stands for.
+    """
+
+    eps: float
+    quality: float
+    twice_the_steps: float
+    other_scales: float
+    black_box: float
+    black_box_name: str
+    huge: float
+    eps_huge: float
+    full_precision: float | None
+    repeat_difference: float
+    cases: int = 1
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files are written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """A check of the evidence on a model.
+
+    Attributes:
+        model: name of the model.
+        check: what should hold.
+        result: "passed", "failed" or "not run".
+        figure: the number behind it, in words.
+        conclusive: every check on the model passed.
+    """
+
+    model: str
+    check: str
+    result: str
+    figure: str
+    conclusive: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A case that could not be measured."""
+
+    model: str
+    case: str
+    error: str
