@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Loss
+from nnunet_ima.tasks.dice import dice as overlap_dice
 from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 SegmentationLoss = Callable[[Tensor, Tensor, Labels, float], Tensor]
@@ -50,8 +51,7 @@ def dice(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Ten
     logits = logits.flatten(2).float()
     predicted = torch.sigmoid(logits) if labels.regions else F.softmax(logits, 1)[:, 1:]
     predicted = predicted if valid is None else predicted * valid
-    overlap, total = (predicted * foreground).sum(2), predicted.sum(2) + foreground.sum(2)
-    return 1 - ((2 * overlap + 1e-5) / (total + 1e-5)).mean(1)
+    return 1 - overlap_dice(predicted, foreground, smooth=1e-5).mean(1)
 
 
 def masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:

@@ -29,6 +29,7 @@ from nnunet_ima.files import read_json
 from nnunet_ima.inference.model import open_model
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.tasks.dice import pooled_dice
 from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, overlap_counts
 
 PADDING = -1  # stands where an input has been padded, and counts nowhere
@@ -206,8 +207,7 @@ def score_inputs(
             logits = model(x)
         counts.append(overlap_counts(logits, y, model.labels).sum(1).double().cpu())
         samples[chosen] = mean_dice_present(logits, y, model.labels).cpu()
-    true_positive, false_positive, false_negative = torch.stack(counts).sum(0)
-    per_class = 2 * true_positive / (2 * true_positive + false_positive + false_negative)
+    per_class = pooled_dice(torch.stack(counts).sum(0))
     return {
         "pooled_dice": float(per_class.nanmean()),
         "pooled_dice_per_class": [float(value) for value in per_class],

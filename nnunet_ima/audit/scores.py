@@ -11,6 +11,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region
 from nnunet_ima.evidence.records import Score
 from nnunet_ima.inference.model import TrainedModel
 from nnunet_ima.inference.volume import Array, Volume
+from nnunet_ima.tasks.dice import dice_of_counts
 
 
 def score(predicted: Array, volume: Volume, model: TrainedModel) -> Score:
@@ -39,7 +40,7 @@ def score(predicted: Array, volume: Volume, model: TrainedModel) -> Score:
             true, found = true & ~ignored, found & ~ignored
         distances[name] = _hd95(true, found, volume.properties["spacing"]) if true.any() and found.any() else None
     present = [name for name, (tp, _, fn) in overlap.items() if tp + fn]
-    dice = {name: _dice(*counts) for name, counts in overlap.items()}
+    dice = {name: dice_of_counts(*counts) for name, counts in overlap.items()}
     return Score(
         dice=_mean([dice[name] for name in present]),  # type: ignore[arg-type]  # `check_case` refuses empty labels
         dice_per_class=dice,
@@ -57,10 +58,6 @@ def _classes(model: TrainedModel) -> dict[str, tuple[int, ...]]:
         for name, values in model.dataset_json["labels"].items()
     }
     return {name: values for name, values in labels.items() if name != "ignore" and set(values) != {0}}
-
-
-def _dice(tp: int, fp: int, fn: int) -> float | None:
-    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
 
 
 def _mean(values: list[float | None]) -> float | None:

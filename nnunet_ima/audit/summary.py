@@ -19,6 +19,7 @@ from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.records import Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
+from nnunet_ima.tasks.dice import dice_of_counts
 
 WORST = "worst of all"  # per case, over all attacks of the audit
 
@@ -215,8 +216,7 @@ def interval(values: Sequence[float]) -> list[float] | None:
 
 
 def _pooled(counts: Sequence[Sequence[int]]) -> float | None:
-    tp, fp, fn = (sum(column) for column in zip(*counts, strict=True))
-    return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else None
+    return dice_of_counts(*(sum(column) for column in zip(*counts, strict=True)))
 
 
 def _mean(values: Iterable[float | None], mean: Callable[[list[float]], float] = fmean) -> float | None:

@@ -3,53 +3,27 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
 
-from nnunet_ima._methods import ALIASES, METHODS
+from nnunet_ima._methods import ALIASES
+from nnunet_ima.commands._defences import Defence, Home
 from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.commands._training import run_training
 from nnunet_ima.commands.plan import parse_settings
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
-from nnunet_ima.datasets.overlay import read_plans, write_plans
+from nnunet_ima.datasets.overlay import read_plans
 
 if TYPE_CHECKING:
     from nnunet_ima.report.comparison import Measured
 
 PROGRAM = "nnunet-ima-compare"
-PLAIN = "nnUNetTrainerPlain__nnUNetPlans__{}"
-
-
-@dataclass(frozen=True)
-class Defence:
-    """One line of the table.
-
-    Attributes:
-        label: as the user wrote it, such as "adv5".
-        method: name in `METHODS`.
-        plans: name of its plans.
-        epochs: of its training.
-        folder: of its results.
-    """
-
-    label: str
-    method: str
-    plans: str
-    epochs: int
-    folder: Path
-
-    @property
-    def trainer(self) -> str:
-        """Its trainer."""
-        return METHODS[self.method][1]
 
 
 @dataclass(kw_only=True)
@@ -122,12 +96,12 @@ class Compare:
         folder = nnunet_folder("nnUNet_preprocessed") / find_dataset(self.dataset)
         plans = read_plans(folder / "nnUNetPlans.json")
         results = nnunet_folder("nnUNet_results") / folder.name
-        start = Defence("plain", "plain", "nnUNetPlans", 0, results / PLAIN.format(self.configuration))
-        changes = self._changes()
+        home = Home(folder, results, self.configuration, self.fold, self.prefix)
         self.output.mkdir(parents=True, exist_ok=True)
-        self._train(start, plans, device)
+        self._train(home.start(), plans, device)
+        cost_on = device if self.equal_cost else None
         defences = [
-            start if name == "plain" else self._planned(label, name, level, plans, changes, folder, results, device)
+            home.start() if name == "plain" else home.plan(label, name, plans, self._wanted(name, level), cost_on)
             for label, (name, level) in self._parsed().items()
         ]
         for defence in defences:
@@ -155,7 +129,8 @@ class Compare:
         if not re.fullmatch(r"[A-Za-z0-9]+", self.prefix):
             msg = f"--prefix consists of letters and digits, got {self.prefix!r}"
             raise ValueError(msg)
-        self._parsed()
+        for name, level in self._parsed().values():
+            self._wanted(name, level)
         if self.attack:
             from nnunet_ima.attacks.presets import PRESETS
 
@@ -176,78 +151,19 @@ class Compare:
             parsed[ALIASES.get(label, label)] = (ALIASES.get(name, name), level)
         return parsed
 
-    def _changes(self) -> dict[str, Any]:
+    def _wanted(self, method: str, level: float | None) -> dict[str, Any]:
+        """Settings of a method, as the user changes them."""
         changes = parse_settings(self.settings) if self.settings else {}
         methods = {name for name, _ in self._parsed().values()}
         for key in changes:
-            method, dot, _ = key.partition(".")
-            if dot and method not in {*methods, "schedule"}:
-                msg = f"--set {key}: {method} is none of the methods compared ({', '.join(sorted(methods))})"
+            owner, dot, _ = key.partition(".")
+            if dot and owner not in {*methods, "schedule"}:
+                msg = f"--set {key}: {owner} is none of the methods compared ({', '.join(sorted(methods))})"
                 raise ValueError(msg)
-        return changes
-
-    def _planned(
-        self,
-        label: str,
-        method: str,
-        level: float | None,
-        plans: dict[str, Any],
-        changes: dict[str, Any],
-        folder: Path,
-        results: Path,
-        device: str,
-    ) -> Defence:
-        """Write the plans of a defence, or find those of an earlier start.
-
-        Raises:
-            ValueError: there are others of that name, or a setting is impossible.
-        """
-        from nnunet_ima.training.settings import change_settings, resolve_settings
-
-        own = {key.removeprefix(f"{method}."): value for key, value in changes.items() if key.startswith(f"{method}.")}
         shared = {key: value for key, value in changes.items() if "." not in key or key.startswith("schedule.")}
-        wanted = {"start_from": PLAIN.format(self.configuration), **shared, **own}
-        if self.epochs is not None:
-            wanted["epochs"] = self.epochs
-        if level is not None:
-            wanted["eps"] = level
-        name = f"{self.prefix}{label[0].upper()}{label[1:].replace('.', 'p')}"
-        planned = change_settings(plans, method, wanted) | {"plans_name": name}
-        if self.equal_cost and method != "ima":
-            planned = self._of_equal_cost(planned, method, change_settings(plans, "ima", wanted), folder, device)
-        settings = resolve_settings(planned, method)
-        file = folder / f"{name}.json"
-        if file.is_file():
-            if resolve_settings(read_plans(file), method) != settings:
-                msg = f"{file} holds other settings of {label}; choose another --prefix, or remove it and its results"
-                raise ValueError(msg)
-        else:
-            write_plans(planned, file)
-        target = results / f"{METHODS[method][1]}__{name}__{self.configuration}"
-        return Defence(label, method, name, settings.epochs, target)
-
-    def _of_equal_cost(
-        self, planned: dict[str, Any], method: str, ima: dict[str, Any], folder: Path, device: str
-    ) -> dict[str, Any]:
-        """Plans with as many epochs as IMA's network passes allow."""
-        from nnunet_ima.training.cost import measure_cost
-        from nnunet_ima.training.settings import change_settings, resolve_settings
-
-        start = nnunet_folder("nnUNet_results") / folder.name / PLAIN.format(self.configuration)
-        dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        costs = {
-            name: measure_cost(
-                change_settings(entry, name, {"start_from": str(start)}),
-                self.configuration,
-                self.fold,
-                name,
-                dataset_json,
-                device,
-            ).passes
-            for name, entry in (("ima", {**ima, "plans_name": "trial"}), (method, {**planned, "plans_name": "trial"}))
-        }
-        epochs = max(1, round(resolve_settings(ima).epochs * costs["ima"] / costs[method]))
-        return change_settings(planned, method, {"epochs": epochs})
+        own = {key.removeprefix(f"{method}."): value for key, value in changes.items() if key.startswith(f"{method}.")}
+        given = {"epochs": self.epochs, "eps": level}
+        return {**shared, **own, **{key: value for key, value in given.items() if value is not None}}
 
     def _train(self, defence: Defence, plans: dict[str, Any], device: str) -> None:
         """Train a defence, or go on, unless it is trained."""
@@ -283,18 +199,6 @@ class Compare:
         ).run()
         return folder
 
-    def _cost(self, defence: Defence) -> str:
-        """What its training took, in words, as its own log has it; "" for the model that all start from."""
-        from nnunet_ima.checkpoints import load_checkpoint
-
-        if not defence.epochs:
-            return ""
-        file = defence.folder / f"fold_{self.fold}" / "checkpoint_final.pth"
-        log = load_checkpoint(file, way_out="train it again")["logging"]
-        forward, backward, seconds = (median(log[f"ima_{key}"]) for key in ("forward", "backward", "seconds"))
-        passes = f"{forward:.1f} + {backward:.1f} passes per sample"
-        return f"{defence.epochs} epochs, {passes}, {seconds:.2f} s per step"
-
     def _tell(self, defences: Sequence[Defence], table: Any, device: str) -> None:
         """Audit if asked, write table, figure and sentences, and print them."""
         from nnunet_ima.files import write_atomically
@@ -315,7 +219,7 @@ class Compare:
             measured[attack] = {
                 entry.label: _audit_evidence(self._audited(entry, attack, device), attack) for entry in defences
             }
-        notes = {entry.label: self._cost(entry) for entry in defences}
+        notes = {entry.label: entry.cost(self.fold) for entry in defences}
         text = "\n\n".join(
             (
                 comparison_table(measured, notes),

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunet_ima.tasks.dice import dice
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -77,7 +79,7 @@ def segmentation_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     else:
         cross_entropy = (entropy * valid[:, 0]).sum(1) / valid.sum((1, 2)).clamp_min(1)
         probabilities = probabilities * valid
-    return cross_entropy + 1 - _dice(probabilities, foreground, smooth=1e-5).mean(1)
+    return cross_entropy + 1 - dice(probabilities, foreground, smooth=1e-5).mean(1)
 
 
 def hard_dice(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
@@ -88,13 +90,13 @@ def hard_dice(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, T
         which classes the target holds.
     """
     _, foreground, valid = labels.read(target, logits.shape[1])
-    return _dice(_predicted(logits, labels, valid), foreground, smooth=1e-8), foreground.any(2)
+    return dice(_predicted(logits, labels, valid), foreground, smooth=1e-8), foreground.any(2)
 
 
 def mean_dice_present(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     """Mean hard Dice (B,) over the foreground classes that each target holds; 0 where it holds none."""
-    dice, present = hard_dice(logits, target, labels)
-    return (dice * present).sum(1) / present.sum(1).clamp_min(1)
+    found, present = hard_dice(logits, target, labels)
+    return (found * present).sum(1) / present.sum(1).clamp_min(1)
 
 
 def overlap_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
@@ -120,7 +122,3 @@ def _predicted(logits: Tensor, labels: Labels, valid: Tensor | None) -> Tensor:
         chosen = logits.max(1).indices  # argmax takes ten times as long on a CPU
         predicted = (chosen[:, None] == classes[None, :, None]).float()
     return predicted if valid is None else predicted * valid
-
-
-def _dice(predicted: Tensor, foreground: Tensor, smooth: float) -> Tensor:
-    return (2 * (predicted * foreground).sum(2) + smooth) / (predicted.sum(2) + foreground.sum(2) + smooth)

@@ -18,6 +18,7 @@ from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods import Method, Run, make_method
 from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.tasks.dice import pooled_dice
 from nnunet_ima.tasks.segmentation import Segmentation
 from nnunet_ima.tasks.voxelwise import Labels, overlap_counts
 from nnunet_ima.training.attackable import attackable
@@ -181,8 +182,7 @@ class RobustTrainer(ScheduledTrainer):
         super().on_validation_epoch_end(val_outputs)
         robust = None
         if self.robust_batches:
-            true_positive, false_positive, false_negative = sum(self._gathered(sum(counts)))
-            robust = float(np.nanmean(2 * true_positive / (2 * true_positive + false_positive + false_negative)))
+            robust = float(pooled_dice(torch.from_numpy(sum(self._gathered(sum(counts))))).nanmean())
         self.logger.log("ima_robust_dice", robust, self.current_epoch)
 
     def on_epoch_end(self) -> None:
