@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import torch
 import tyro
@@ -21,9 +21,17 @@ from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
 
 if TYPE_CHECKING:
+    from nnunet_ima.audit.protocol_table import ProtocolTable
     from nnunet_ima.report.comparison import Measured
 
 PROGRAM = "nnunet-ima-compare"
+
+
+class Noise(NamedTuple):
+    """Of all measurements."""
+
+    eps: tuple[float, ...]
+    norm: Any  # name in `NORMS`
 
 
 @dataclass(kw_only=True)
@@ -59,8 +67,8 @@ class Compare:
     prefix: str = "nnUNetPlansCompare"
     """Beginning of the names of the plans that are made; another one keeps another comparison's trainings apart."""
 
-    eps: tuple[float, ...] = (0.0, 5.0, 10.0)
-    """Noise levels, in the paper's unit where the data set has one, else RMS in σ."""
+    eps: tuple[float, ...] | None = None
+    """Noise levels, in the paper's unit where the data set has one, else RMS in σ; those of the task by default."""
 
     every: int = 1
     """Attack every n-th network input only, in the paper's protocol."""
@@ -89,12 +97,18 @@ class Compare:
     def run(self) -> None:
         """Plan, train, measure, tell."""
         self._check()
-        from nnunet_ima.audit.budgets import reference_elements
+        from nnunet_ima.audit.budgets import default_levels, reference_elements
         from nnunet_ima.audit.protocol_table import ProtocolTable, Question
+        from nnunet_ima.training.settings import resolve_settings
 
         device = usable_device(self.device)
         folder = nnunet_folder("nnUNet_preprocessed") / find_dataset(self.dataset)
         plans = read_plans(folder / "nnUNetPlans.json")
+        norm = resolve_settings(plans | {"schedule": {**plans.get("schedule", {}), **self._norm()}}, "plain").norm
+        eps = default_levels(plans, norm)[1] if self.eps is None else self.eps
+        if eps is None:
+            msg = f"name the noise levels with --eps: the data set has no default levels for {norm}"
+            raise ValueError(msg)
         results = nnunet_folder("nnUNet_results") / folder.name
         home = Home(folder, results, self.configuration, self.fold, self.prefix)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -107,11 +121,11 @@ class Compare:
         for defence in defences:
             self._train(defence, plans, device)
 
-        question = Question(reference_elements(plans) or 1, self.fold, steps=self.steps, every=self.every)
+        question = Question(reference_elements(plans) or 1, self.fold, norm, self.steps, self.every)
         table = ProtocolTable(self.output / "paper.json", question)
         models = {entry.label: (entry.folder, "checkpoint_final.pth") for entry in defences}
-        table.measure(models, self.eps, device)
-        self._tell(defences, table, device)
+        table.measure(models, eps, device)
+        self._tell(defences, table, Noise(tuple(eps), norm), device)
 
     def _check(self) -> None:
         """Refuse what can be refused at once."""
@@ -123,7 +137,7 @@ class Compare:
         if self.epochs is not None and self.epochs < 1:
             msg = f"--epochs must be at least 1, got {self.epochs}"
             raise ValueError(msg)
-        if not self.eps or not all(0 <= value < float("inf") for value in self.eps):
+        if self.eps is not None and not (self.eps and all(0 <= value < float("inf") for value in self.eps)):
             msg = f"--eps needs noise levels of at least 0, got {self.eps}"
             raise ValueError(msg)
         if not re.fullmatch(r"[A-Za-z0-9]+", self.prefix):
@@ -150,6 +164,12 @@ class Compare:
             name, level = parse_method(label)
             parsed[ALIASES.get(label, label)] = (ALIASES.get(name, name), level)
         return parsed
+
+    def _norm(self) -> dict[str, Any]:
+        """The norm of the noise, if the user changes it."""
+        changes = parse_settings(self.settings) if self.settings else {}
+        given = [changes[key] for key in ("norm", "schedule.norm") if key in changes]
+        return {"norm": given[0]} if given else {}
 
     def _wanted(self, method: str, level: float | None) -> dict[str, Any]:
         """Settings of a method, as the user changes them."""
@@ -179,7 +199,7 @@ class Compare:
         log = self.output / f"{defence.label}.log"
         run_training([*arguments, "-device", torch.device(device).type], log, defence.label, epochs)
 
-    def _audited(self, defence: Defence, attack: str, device: str) -> Path:
+    def _audited(self, defence: Defence, attack: str, noise: Noise, device: str) -> Path:
         """Audit one model with one attack; returns the folder."""
         from nnunet_ima.commands.attack import Attack
 
@@ -187,7 +207,8 @@ class Compare:
         Attack(
             model=(defence.folder,),
             fold=(str(self.fold),),
-            eps=self.eps,
+            eps=noise.eps,
+            norm=noise.norm,
             attack=(attack,),
             limit=self.cases,
             steps=self.audit_steps,
@@ -199,7 +220,7 @@ class Compare:
         ).run()
         return folder
 
-    def _tell(self, defences: Sequence[Defence], table: Any, device: str) -> None:
+    def _tell(self, defences: Sequence[Defence], table: ProtocolTable, noise: Noise, device: str) -> None:
         """Audit if asked, write table, figure and sentences, and print them."""
         from nnunet_ima.files import write_atomically
         from nnunet_ima.report.comparison import Evidence, best_sentences, comparison_table, draw_comparison
@@ -208,16 +229,16 @@ class Compare:
         measured: dict[str, Measured] = {
             "PGD on slices" if "2d" in self.configuration else "PGD on volumes": {
                 label: {
-                    eps: Evidence(row["pooled_dice"], row["case_dice"])
-                    for eps, row in table.cells()[label].items()
-                    if eps in self.eps
+                    level: Evidence(row["pooled_dice"], row["case_dice"])
+                    for level, row in table.cells()[label].items()
+                    if level in noise.eps
                 }
                 for label in labels
             }
         }
         for attack in self.attack:
             measured[attack] = {
-                entry.label: _audit_evidence(self._audited(entry, attack, device), attack) for entry in defences
+                entry.label: _audit_evidence(self._audited(entry, attack, noise, device), attack) for entry in defences
             }
         notes = {entry.label: entry.cost(self.fold) for entry in defences}
         text = "\n\n".join(

@@ -133,6 +133,7 @@ def test_cost_is_that_of_the_steps(phantom: Any, tiny_plans: Any) -> None:
         (["--attack", "magic"], "unknown attack 'magic'"),
         (["--prefix", "a/b"], "--prefix consists of letters and digits"),
         (["--methods", "ima", "--set", "adv.steps=3"], "adv is none of the methods compared (ima)"),
+        (["--eps", "0.1", "--set", "norm=L7"], "norm must be one of L2, Linf"),
         (["--every", "0"], "--every must be at least 1"),
     ],
 )
