@@ -65,22 +65,29 @@ class _Terminated(KeyboardInterrupt):
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise an exception in this process, so that it cleans up; its forked children just end."""
+    """Let SIGTERM raise an exception in this process, so that it cleans up."""
     if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
         yield
         return
-    owner = os.getpid()
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        if os.getpid() != owner:
-            os._exit(128 + number)
-        raise _Terminated
-
-    former = signal.signal(signal.SIGTERM, interrupt)
+    former = signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise _Terminated
+
+
+def _forget_in_children() -> None:
+    """Let SIGTERM end a forked child at once: one that waits for a lock would never come to a handler in Python."""
+    if signal.getsignal(signal.SIGTERM) is _interrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_children)
 
 
 def check_output(folder: Path) -> None:

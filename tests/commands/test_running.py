@@ -59,7 +59,7 @@ class Parent:
         time.sleep(0.3)
         child.terminate()
         child.join()
-        if child.exitcode != 128 + signal.SIGTERM:
+        if child.exitcode != -signal.SIGTERM:
             msg = f"the child ended with {child.exitcode}"
             raise ValueError(msg)
 
@@ -68,6 +68,30 @@ class Parent:
 def test_a_child_that_is_ended_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     run_cli("nnunet-ima-test", Parent, [])
     assert capfd.readouterr().err == ""
+
+
+def look_at_the_handler() -> None:
+    """Tell by the exit status whether the handler is the system's own."""
+    os._exit(0 if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL else 1)
+
+
+@dataclass
+class ParentOfPools:
+    """Starts a child."""
+
+    def run(self) -> None:
+        """Look what it has inherited."""
+        child = multiprocessing.get_context("fork").Process(target=look_at_the_handler)
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise ValueError("a child that waits for a lock could not be ended")
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no child shares its handlers")
+def test_children_inherit_no_handler() -> None:
+    """A worker of a pool that waits for a lock in C would be waited for without end."""
+    run_cli("nnunet-ima-test", ParentOfPools, [])
 
 
 @dataclass

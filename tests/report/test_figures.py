@@ -15,7 +15,7 @@ def test_progress_is_drawn_with_gaps_in_the_robust_dice(tmp_path: Path) -> None:
     log = {key: [0.1, 0.2, 0.3] for key in (*SERIES, "mean_fg_dice")}
     log["ima_robust_dice"] = [None, 0.4, None]
     file = tmp_path / "ima_progress.png"
-    plot_progress(log, [1.0, 2.0, 2.5], eps_max=3.0, robust_eps=1.5, file=file)
+    plot_progress(log, [1.0, 2.0, 2.5], largest=3.0, robust_eps=1.5, file=file)
     drawn = mpl_image.imread(file)
     assert drawn.shape[:2] == (800, 1100)
     assert drawn.std() > 0.05
@@ -40,5 +40,5 @@ def test_styles_of_other_plots_leave_ours_alone(tmp_path: Path) -> None:
     log = {key: [0.1, 0.2] for key in (*SERIES, "mean_fg_dice")}
     for name, size in (("usual.png", 10.0), ("disturbed.png", 40.0)):
         with rc_context({"font.size": size, "axes.titlesize": 3 * size}):
-            plot_progress(log, [1.0, 2.0], eps_max=3.0, robust_eps=1.5, file=tmp_path / name)
+            plot_progress(log, [1.0, 2.0], largest=3.0, robust_eps=1.5, file=tmp_path / name)
     assert np.array_equal(mpl_image.imread(tmp_path / "usual.png"), mpl_image.imread(tmp_path / "disturbed.png"))
