@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Loss
+from nnunet_ima.tasks.classification import Classification
 from nnunet_ima.tasks.dice import dice as overlap_dice
 from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
@@ -91,13 +92,12 @@ def cospgd(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> T
 
 def cross_entropy(logits: Tensor, y: Tensor, progress: float) -> Tensor:
     """Cross-entropy (B,) of a classifier's logits (B, K) with classes (B,)."""
-    return F.cross_entropy(logits.float(), y, reduction="none")
+    return Classification().loss(logits, y)
 
 
 def overtaking(logits: Tensor, y: Tensor, progress: float) -> Tensor:
     """Lead (B,) of another class in a classifier's logits (B, K); unlike cross-entropy it never saturates."""
-    true = logits.gather(1, y[:, None])[:, 0]
-    return logits.scatter(1, y[:, None], -torch.inf).amax(1) - true
+    return -Classification().score(logits, y)
 
 
 LOSSES: dict[str, AttackLoss] = {

@@ -14,11 +14,12 @@ from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.problem import Attacked
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.records import AttackedImages, Checked, Clean, Noise
-from nnunet_ima.classification.under_attack import Target, right
+from nnunet_ima.classification.under_attack import Target
 from nnunet_ima.evidence.engine import Engine, Unit
 from nnunet_ima.evidence.schema import fingerprint
 from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.tasks.classification import Classification
 
 SPLIT = "test"
 
@@ -83,7 +84,9 @@ class Measurements:
         draw = partial(draw_white_noise, "uniform", generator=self.generator(unit.name))
         everyone = torch.arange(len(self.ids))
         draws = [self.target.predict(everyone, draw, self.radius(eps)) for _ in range(self.settings.noise_draws)]
-        correct = torch.stack([right(logits, self.target.y.cpu()) for logits in draws]).double().mean(0)
+        correct = (
+            torch.stack([Classification().quality(logits, self.target.y.cpu()) for logits in draws]).double().mean(0)
+        )
         return Noise(eps=eps, correct=tuple(correct.tolist()), logits=_rows(draws[0]))
 
     def attack(self, name: str, eps: float, known: Sequence[Clean | AttackedImages]) -> AttackedImages:

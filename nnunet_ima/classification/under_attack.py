@@ -15,6 +15,7 @@ from nnunet_ima.attacks.temperature import temperature, tempered
 from nnunet_ima.evidence.records import Trace
 from nnunet_ima.evidence.traces import rounded
 from nnunet_ima.perturbation.norms import Norm
+from nnunet_ima.tasks.classification import Classification
 
 Attack = Callable[[Problem], Attacked]
 
@@ -140,7 +141,7 @@ class Target:
 
     def _problem(self, model: Model, images: Tensor, eps: Tensor) -> Problem:
         x, y = self.x[images].to(self.device), self.y[images].to(self.device)
-        return Problem(model, x, y, eps.to(x), self.norm, right)
+        return Problem(model, x, y, eps.to(x), self.norm, Classification().quality)
 
 
 @contextmanager
@@ -160,11 +161,6 @@ def frozen(model: nn.Module) -> Iterator[torch.device]:
             module.training = mode
         for parameter, grad in wanted:
             parameter.requires_grad_(grad)
-
-
-def right(logits: Tensor, y: Tensor) -> Tensor:
-    """Quality (B,) for attacks: 1 where the class is right, 0 where it is wrong, so that a broken image leaves."""
-    return (logits.argmax(1) == y).float()
 
 
 def true_probability(logits: Tensor, y: Tensor) -> Tensor:

@@ -19,30 +19,29 @@ class WeightAverage:
 
     Attributes:
         decay: largest share that a step leaves of the average.
-        model: the averaged network; None until the first step.
     """
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
-        self.model: nn.Module | None = None
         self._average: AveragedModel | None = None
         self._kept: Mapping[str, Any] | None = None
 
     def start(self, network: nn.Module) -> nn.Module:
         """Return the averaged network; the first time a copy of this one, or what was stored for one like it."""
+        averaged: nn.Module = self._started(network).module
+        return averaged
+
+    def _started(self, network: nn.Module) -> AveragedModel:
         if self._average is None:
             self._average = AveragedModel(network, multi_avg_fn=self._move, use_buffers=True)
             self._average.requires_grad_(False)
             if self._kept is not None:
                 self._average.load_state_dict(self._kept)
-        self.model = self._average.module
-        return self.model
+        return self._average
 
     def update(self, network: nn.Module) -> None:
         """Take in the weights after an optimiser step."""
-        self.start(network)
-        assert self._average is not None
-        self._average.update_parameters(network)
+        self._started(network).update_parameters(network)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs; empty before the first step."""

@@ -18,8 +18,7 @@ from nnunet_ima.audit.target import Target
 from nnunet_ima.evidence.records import NoiseSize, WhiteNoise
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference import volumes
-from nnunet_ima.inference.cases import Case, dataset_cases
-from nnunet_ima.inference.model import open_model
+from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 
 SETTINGS = Settings(
@@ -34,16 +33,6 @@ SETTINGS = Settings(
     margins=True,
     save_adversarial=False,
 )
-
-
-@pytest.fixture(scope="module")
-def pipeline(trained_model: Path) -> Pipeline:
-    return Pipeline(open_model(trained_model), mirroring=False)
-
-
-@pytest.fixture(scope="module")
-def cases(phantom) -> list[Case]:
-    return dataset_cases(phantom.name, ["0"], allow_training_cases=True)[:2]
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.gate import Requirement, unmet
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.evidence.store import Store
-from nnunet_ima.inference.cases import Case, dataset_cases
-from nnunet_ima.inference.model import open_model
+from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.report.audit_table import report_text
 
@@ -44,16 +43,6 @@ SETTINGS = Settings(
     margins=True,
     save_adversarial=False,
 )
-
-
-@pytest.fixture(scope="module")
-def pipeline(trained_model: Path) -> Pipeline:
-    return Pipeline(open_model(trained_model), mirroring=False)
-
-
-@pytest.fixture(scope="module")
-def cases(phantom) -> list[Case]:
-    return dataset_cases(phantom.name, ["0"], allow_training_cases=True)[:2]
 
 
 def audit(

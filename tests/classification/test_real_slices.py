@@ -16,8 +16,8 @@ from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import resolve_settings
 from nnunet_ima.classification.splits import make_splits
 from nnunet_ima.classification.training_data import TrainingData
-from nnunet_ima.classification.under_attack import right
 from nnunet_ima.perturbation.norms import L2
+from nnunet_ima.tasks.classification import Classification
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "SARS-CoV-2-CT"
 
@@ -36,10 +36,10 @@ def test_ima_stands_noise_that_breaks_plain_training(tmp_path: Path) -> None:
         settings = resolve_settings(method, "cpu", changes)
         file = fit(TrainingData.of(data, splits), settings, tmp_path / method)
         network = load_classifier(file).network
-        clean[method] = float(right(network(x), y).mean())
+        clean[method] = float(Classification().quality(network(x), y).mean())
         eps = torch.full((len(x),), settings.budget.effective(3.0))
         attacked = pgd(
-            Problem(network, x, y, eps, L2(), right),
+            Problem(network, x, y, eps, L2(), Classification().quality),
             cross_entropy,
             steps=20,
             generator=torch.Generator().manual_seed(0),
