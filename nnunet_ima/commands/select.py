@@ -1,11 +1,11 @@
-"""`nnunet-ima-select`: choose the snapshot of an IMA training to deploy."""
+"""`nnunet-ima-select`: choose the snapshot of a robust training to deploy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -17,10 +17,11 @@ PROGRAM = "nnunet-ima-select"
 
 @dataclass(kw_only=True)
 class Select:
-    """Pick the most robust snapshot of an IMA training that is still good enough on clean images.
+    """Pick the most robust snapshot of a training that is still good enough on clean images.
 
-    It takes the snapshot with the largest margin whose clean validation Dice is at or above a floor, and makes it the
-    fold's checkpoint_final.pth, which prediction uses. The checkpoint of the training's end is kept beside it.
+    It takes the snapshot, of the raw or of the averaged weights, with the largest margin or the highest robust Dice
+    whose clean validation Dice is at or above a floor, and makes it the fold's checkpoint_final.pth, which prediction
+    uses. The checkpoint of the training's end is kept beside it.
     """
 
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])]
@@ -31,6 +32,9 @@ class Select:
 
     min_dice: float
     """Lowest clean validation Dice that is acceptable."""
+
+    by: Literal["margin", "robust"] = "margin"
+    """What is most robust: the largest margin, as the paper chooses, or the highest Dice measured under attack."""
 
     fold: Annotated[str, tyro.conf.arg(aliases=["-f"])] = "0"
     """Fold that was trained."""
@@ -63,14 +67,14 @@ class Select:
         from nnunet_ima.training.snapshots import choose, export_stock, make_final, read_snapshots, table
 
         snapshots = read_snapshots(fold)
-        chosen = choose(snapshots, self.min_dice)
+        chosen = choose(snapshots, self.min_dice, self.by)
         print(table(snapshots, chosen))
         if self.dry_run:
             return
         # What prediction uses is replaced last, when nothing can be refused any more.
         if self.export_stock is not None:
             export_stock(model, fold.name, chosen, self.export_stock)
-        print(f"\n{make_final(fold, chosen)} is now the snapshot of epoch {chosen.epoch}.")
+        print(f"\n{make_final(fold, chosen)} is now the snapshot of {chosen}.")
         if self.export_stock is not None:
             print(f"{self.export_stock} serves plain nnU-Net, for example with")
             print(f"  nnUNetv2_predict_from_modelfolder -i IMAGES -o OUTPUT -m {self.export_stock} -f {self.fold}")

@@ -14,7 +14,7 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 class WeightAverage:
     """The average of all weights so far, of which late ones count most.
 
-    The decay rises with the number of steps n to its limit as (1 + n) / (10 + n), so that the average forgets fresh
+    The decay rises with the number of steps n to its limit as (1 + n) / (10 + n), so that the average forgets the first
     weights soon, and short trainings have one too.
 
     Attributes:
@@ -43,6 +43,11 @@ class WeightAverage:
         """Take in the weights after an optimiser step."""
         self._started(network).update_parameters(network)
 
+    @classmethod
+    def over(cls, share: float, steps: int) -> WeightAverage:
+        """An average that looks back on a share of a training's steps."""
+        return cls(max(0.0, 1 - 1 / (share * steps)))
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a later `load_state_dict` needs; empty before the first step."""
         return {} if self._average is None else dict(self._average.state_dict())
@@ -50,6 +55,11 @@ class WeightAverage:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what was stored; it is used as soon as there is a network to compare it with."""
         self._kept = dict(state) or None
+
+    @staticmethod
+    def weights(state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the averaged weights in what `state_dict` has returned, under their names in the network."""
+        return {name.removeprefix("module."): value for name, value in state.items() if name.startswith("module.")}
 
     def _move(self, average: Tensors, now: Tensors, count: Tensor | int) -> None:
         number = float(count)

@@ -66,10 +66,17 @@ def _draw_attack(attack: Any, log: Mapping[str, Sequence[Any]]) -> None:
 def _draw_dice(dice: Any, log: Mapping[str, Sequence[Any]], robust_eps: float) -> None:
     clean, robust = _floats(log["mean_fg_dice"]), _floats(log["ima_robust_dice"])
     dice.plot(np.arange(1, len(clean) + 1), clean, label="clean")
-    measured = np.isfinite(robust)
-    dice.plot(np.arange(1, len(robust) + 1)[measured], robust[measured], "o-", label=f"PGD, ε = {robust_eps:g}")
+    _draw_measured(dice, robust, f"PGD, ε = {robust_eps:g}")
+    _draw_measured(dice, _floats(log["ima_average_dice"]), "clean, averaged weights")
+    _draw_measured(dice, _floats(log["ima_average_robust_dice"]), f"PGD, ε = {robust_eps:g}, averaged weights")
     dice.set(title="Pseudo-Dice on validation patches", xlabel="epoch", ylabel="mean foreground Dice", ylim=(0, 1))
     dice.legend()
+
+
+def _draw_measured(dice: Any, values: np.ndarray, label: str) -> None:
+    measured = np.isfinite(values)
+    if measured.any():
+        dice.plot(np.arange(1, len(values) + 1)[measured], values[measured], "o-", label=label)
 
 
 def _floats(values: Sequence[Any]) -> np.ndarray:

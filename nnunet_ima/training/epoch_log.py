@@ -21,7 +21,11 @@ SERIES = (
     "ima_backward",
     "ima_seconds",
     "ima_robust_dice",
+    "ima_average_dice",
+    "ima_average_robust_dice",
 )
+MEASURED = SERIES[-3:]
+"""Those that validation adds, in the epochs that measure them."""
 
 
 @dataclass
@@ -51,7 +55,7 @@ class EpochTally:
         return EpochTally(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
     def series(self, margins: Mapping[Sample, float] | None) -> dict[str, float | None]:
-        """Values of the epoch for the logger, but for the robust Dice, which validation adds; passes are per sample."""
+        """Values of the epoch for the logger, but for those that validation adds; passes are per sample."""
         values = np.array(list(margins.values())) if margins else None
         return {
             "ima_margin_mean": None if values is None else float(values.mean()),
@@ -66,7 +70,7 @@ class EpochTally:
 
     def describe(self, latest: Mapping[str, Any], robust_eps: float) -> str:
         """The epoch in one line."""
-        robust, margin = latest["ima_robust_dice"], ""
+        margin = ""
         if latest["ima_margin_mean"] is not None:
             margin = (
                 f"margin {latest['ima_margin_mean']:.4g} ± {latest['ima_margin_sd']:.4g}, "
@@ -76,8 +80,14 @@ class EpochTally:
             f"{margin}attacked {latest['ima_attacked']:.0%}, of these crossed {latest['ima_crossed']:.0%}; "
             f"passes per sample {latest['ima_forward']:.1f} forward, {latest['ima_backward']:.1f} backward; "
             f"{latest['ima_seconds']:.2f} s per iteration"
-            + ("" if robust is None else f"; pseudo Dice at ε = {robust_eps:g}: {robust:.4f}")
+            + _measured("pseudo Dice", latest["ima_robust_dice"], robust_eps)
+            + _measured("of the averaged weights", latest["ima_average_dice"])
+            + _measured("of the averaged weights", latest["ima_average_robust_dice"], robust_eps)
         )
+
+
+def _measured(what: str, dice: float | None, eps: float = 0) -> str:
+    return "" if dice is None else f"; {what}{f' at ε = {eps:g}' if eps else ''}: {dice:.4f}"
 
 
 def register_series(logging: dict[str, list[Any]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from time import perf_counter
@@ -9,24 +11,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch import distributed as dist
 
-from nnunet_ima.attacks.losses import bound
-from nnunet_ima.attacks.pgd import pgd
-from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods import Method, Run, make_method
+from nnunet_ima.methods.averaging import WeightAverage
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.tasks.dice import pooled_dice
 from nnunet_ima.tasks.segmentation import Segmentation
-from nnunet_ima.tasks.voxelwise import Labels, overlap_counts
-from nnunet_ima.training.attackable import attackable
-from nnunet_ima.training.epoch_log import SERIES, EpochTally, register_series
-from nnunet_ima.training.learner import SegmentationLearner, noise_mask, precision
+from nnunet_ima.tasks.voxelwise import Labels
+from nnunet_ima.training.epoch_log import MEASURED, SERIES, EpochTally, register_series
+from nnunet_ima.training.learner import SegmentationLearner
 from nnunet_ima.training.scheduled import ScheduledTrainer
 from nnunet_ima.training.settings import refuse_other_settings
-from nnunet_ima.training.snapshots import Snapshot, add_snapshot
+from nnunet_ima.training.snapshots import AVERAGED, Snapshot, add_snapshots
+from nnunet_ima.training.validation import dice_counts
 from nnunet_ima.training.warm_start import bare_network
 
 
@@ -36,11 +35,13 @@ class RobustTrainer(ScheduledTrainer):
     Attributes:
         method_name: of the method, which the thin trainers set.
         method: the method with its state.
+        average: the averaged weights, if the settings want them.
         resumed: settings, state of the method and file of the checkpoint that was loaded.
     """
 
     method_name: ClassVar[str] = "ima"
     method: Method
+    average: WeightAverage | None
     resumed: dict[str, Any] | None = None
 
     def initialize(self) -> None:
@@ -56,6 +57,8 @@ class RobustTrainer(ScheduledTrainer):
         elements = self.image_channels * prod(self.configuration_manager.patch_size)
         self.budget = Budget(settings.norm, elements, settings.reference_elements)
         self.method = self._new_method(())
+        steps = settings.epochs * settings.iterations_per_epoch
+        self.average = WeightAverage.over(settings.average, steps) if settings.average else None
         self.iteration = 0
         self.tally = EpochTally()
         register_series(self.logger.local_logger.my_fantastic_logging)
@@ -90,6 +93,8 @@ class RobustTrainer(ScheduledTrainer):
         learner.finish()
         self._optimizer_step()
         self.method.learnt(bare_network(self.network))
+        if self.average is not None:
+            self.average.update(bare_network(self.network))
         self.tally.add(len(learner.x), log, perf_counter() - begin)
         self.iteration += 1
         return {"loss": loss.cpu().numpy()}
@@ -141,49 +146,48 @@ class RobustTrainer(ScheduledTrainer):
             self.logger.log(key, value, self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
-        """Decide whether this epoch measures robustness."""
+        """Decide what this epoch measures besides nnU-Net's pseudo-Dice."""
         super().on_validation_epoch_start()
-        interval = self.settings.robust_interval
-        due = interval and ((self.current_epoch + 1) % interval == 0 or self.current_epoch + 1 == self.num_epochs)
         # a tenth of the validation batches under attack cost about as much as all of them clean
+        due = self._is_due(self.settings.robust_interval)
         self.robust_batches = max(1, self.num_val_iterations_per_epoch // 10) if due else 0
         self.validated_batches = 0
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's, and Dice counts under attack for the first batches of an epoch that measures them."""
-        robust = self._robust_counts(batch) if self.validated_batches < self.robust_batches else None
-        self.validated_batches += 1
-        outputs = super().validation_step(batch)  # after ours: it may overwrite the target
-        if robust is not None:
-            outputs["robust_counts"] = robust
-        return outputs
+    def _is_due(self, interval: int) -> bool:
+        """Whether something is done in this epoch that is done every so many epochs (0: never), and in the last."""
+        done = self.current_epoch + 1
+        return interval > 0 and (done % interval == 0 or done == self.num_epochs)
 
-    def _robust_counts(self, batch: dict[str, Any]) -> np.ndarray:
-        """Voxels (3, K): true positive, false positive, false negative under PGD at the fixed ε."""
-        x = batch["data"].to(self.device)
-        target = batch["target"]
-        y: Tensor = (target[0] if isinstance(target, list) else target).to(self.device)
-        network = bare_network(self.network)
-        with attackable(network, lambda: precision(self.device)) as model, torch.enable_grad():
-            eps = torch.full((len(x),), self.budget.effective(self.settings.robust_eps)).to(x)
-            free = noise_mask(x, self.image_channels)
-            noisy = pgd(
-                Problem(model, x, y, eps, self.method.run.norm, self.task.quality, free=free),
-                bound("dice_ce", self.labels),
-                steps=self.settings.robust_steps,
-                generator=self._generator(self.validated_batches),
-            ).x
-            with torch.no_grad():
-                return overlap_counts(model(noisy), y, self.labels).sum(1).cpu().numpy()
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's, and the Dice counts that this epoch measures."""
+        measured = self._measured(batch)
+        self.validated_batches += 1
+        return super().validation_step(batch) | {"measured": measured}  # after ours: it may overwrite the target
+
+    def _measured(self, batch: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Counts (3, K) for the series of `epoch_log.MEASURED`."""
+        attacked = self.validated_batches < self.robust_batches
+        counts = {}
+        if attacked:
+            noise = self._generator(self.validated_batches)
+            counts["ima_robust_dice"] = dice_counts(self, bare_network(self.network), batch, noise)
+        if self.average is not None and self._is_due(self.settings.snapshot_interval):
+            averaged = self.average.start(bare_network(self.network))
+            counts["ima_average_dice"] = dice_counts(self, averaged, batch, None)
+            if attacked:
+                noise = self._generator(self.validated_batches)
+                counts["ima_average_robust_dice"] = dice_counts(self, averaged, batch, noise)
+        return counts
 
     def on_validation_epoch_end(self, val_outputs: list[dict[str, Any]]) -> None:
-        """Log nnU-Net's pseudo-Dice and the robust one (None where it was not measured)."""
-        counts = [outputs.pop("robust_counts") for outputs in val_outputs if "robust_counts" in outputs]
+        """Log nnU-Net's pseudo-Dice and what else was measured (None where it was not)."""
+        measured = [outputs.pop("measured") for outputs in val_outputs]
         super().on_validation_epoch_end(val_outputs)
-        robust = None
-        if self.robust_batches:
-            robust = float(pooled_dice(torch.from_numpy(sum(self._gathered(sum(counts))))).nanmean())
-        self.logger.log("ima_robust_dice", robust, self.current_epoch)
+        for key in MEASURED:
+            counts = [found[key] for found in measured if key in found]
+            # all ranks measure the same series
+            dice = pooled_dice(torch.from_numpy(sum(self._gathered(sum(counts))))) if counts else None
+            self.logger.log(key, None if dice is None else float(dice.nanmean()), self.current_epoch)
 
     def on_epoch_end(self) -> None:
         """Print the epoch, let nnU-Net write its checkpoints, take a snapshot and plot."""
@@ -191,8 +195,10 @@ class RobustTrainer(ScheduledTrainer):
         latest = {key: self.logger.get_value(key, step=-1) for key in SERIES}
         self.print_to_log_file(self.tally.describe(latest, self.settings.robust_eps))
         super().on_epoch_end()
-        if (epoch + 1) % self.settings.snapshot_interval == 0 or epoch + 1 == self.num_epochs:
-            self._take_snapshot(epoch)
+        self.current_epoch = epoch  # nnU-Net has moved on already
+        if self._is_due(self.settings.snapshot_interval):
+            self._take_snapshots()
+        self.current_epoch = epoch + 1
         if self.local_rank == 0:
             from nnunet_ima.report.progress import plot_progress  # matplotlib only where it is drawn
 
@@ -205,27 +211,35 @@ class RobustTrainer(ScheduledTrainer):
                 file=Path(self.output_folder) / "ima_progress.png",
             )
 
-    def _take_snapshot(self, epoch: int) -> None:
-        """Store the weights with their place in the trade-off between clean Dice and margin."""
+    def _take_snapshots(self) -> None:
+        """Store the weights, and the averaged ones, with their place in the trade-off between clean Dice and margin."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return
+        epoch = self.current_epoch
         file = Path(self.output_folder) / "snapshots" / f"epoch_{epoch + 1:04d}.pth"
         file.parent.mkdir(exist_ok=True)
-        self.current_epoch = epoch  # nnU-Net stores the next epoch's number, and has moved on already
         self.save_checkpoint(str(file))
-        self.current_epoch = epoch + 1
-        add_snapshot(
-            Path(self.output_folder),
-            Snapshot(
-                epoch=epoch + 1,
-                file=f"snapshots/{file.name}",
-                clean_dice=float(self.logger.get_value("mean_fg_dice", step=epoch)),
-                robust_dice=self.logger.get_value("ima_robust_dice", step=epoch),
-                robust_eps=self.settings.robust_eps,
-                mean_margin=self.logger.get_value("ima_margin_mean", step=epoch),
-                largest_margin=self.logger.get_value("ima_margin_max", step=epoch),
-            ),
+        value = partial(self.logger.get_value, step=epoch)
+        raw = Snapshot(
+            epoch=epoch + 1,
+            file=f"snapshots/{file.name}",
+            clean_dice=float(value("mean_fg_dice")),
+            robust_dice=value("ima_robust_dice"),
+            robust_eps=self.settings.robust_eps,
+            mean_margin=value("ima_margin_mean"),
+            largest_margin=value("ima_margin_max"),
         )
+        averaged = replace(
+            raw, weights=AVERAGED, clean_dice=value("ima_average_dice"), robust_dice=value("ima_average_robust_dice")
+        )
+        add_snapshots(Path(self.output_folder), [raw] if self.average is None else [raw, averaged])
+
+    def on_train_end(self) -> None:
+        """End with the averaged weights, which the final checkpoint and nnU-Net's validation then have."""
+        if self.average is not None:
+            network = bare_network(self.network)
+            network.load_state_dict(self.average.start(network).state_dict())
+        super().on_train_end()
 
     def _gathered(self, value: Any) -> list[Any]:
         """The values of all ranks."""
@@ -243,6 +257,7 @@ class RobustTrainer(ScheduledTrainer):
             "method": self.method_name,
             "state": self.method.state_dict(),
             "settings": self.settings.as_dict(),
+            "average": {} if self.average is None else self.average.state_dict(),
         }
         super().save_checkpoint(filename)
 
@@ -264,6 +279,8 @@ class RobustTrainer(ScheduledTrainer):
             )
             raise ValueError(msg)
         register_series(self.logger.local_logger.my_fantastic_logging)
+        if self.average is not None:
+            self.average.load_state_dict(stored.get("average", {}))  # release 0.1 had none
         state = stored["state"] if "state" in stored else {"margins": stored["margins"]}
         self.resumed = {"settings": stored["settings"], "state": state, "file": str(filename_or_checkpoint)}
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from nnunet_ima.datasets.tasks import find_task
 from nnunet_ima.methods import Run, make_method, options
-from nnunet_ima.methods.base import Noise, Steps
+from nnunet_ima.methods.base import Noise, Share, Steps
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.ranges import Choice, Range, Text, check_values
@@ -52,6 +52,7 @@ class Settings:
         reduction: how the Dice of the classes present is reduced: "mean", "max" (the reference) or "min".
         epochs: number of epochs.
         iterations_per_epoch: optimiser steps per epoch.
+        average: the averaged weights, which the training ends with, look back on this share of it; 0: no average.
         snapshot_interval: epochs between two snapshots; a resumable checkpoint is written as often.
         robust_interval: epochs between two measurements of the robust validation Dice; 0 switches it off.
         robust_eps: noise of that measurement; by default the method's, or half of its largest margin.
@@ -70,6 +71,7 @@ class Settings:
     reduction: Annotated[str, Choice(("mean", "max", "min"))] = "mean"
     epochs: Whole = 200
     iterations_per_epoch: Whole = 250
+    average: Share = 0.1
     snapshot_interval: Whole = 5
     robust_interval: Annotated[int, Range(0, closed=True, whole=True)] = 5
     robust_eps: Noise = 0.05

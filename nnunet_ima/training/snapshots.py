@@ -15,10 +15,13 @@ import torch
 
 from nnunet_ima.checkpoints import load_checkpoint, refuse_not_finite
 from nnunet_ima.files import atomic_file, read_json, write_atomically
+from nnunet_ima.methods.averaging import WeightAverage
 
 INDEX = "ima_snapshots.json"
 FINAL = "checkpoint_final.pth"
 FORMER = "checkpoint_final.former.pth"
+RAW, AVERAGED = "raw", "averaged"
+MARGIN, ROBUST = "margin", "robust"
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Snapshot:
 
     Attributes:
         epoch: number of epochs done.
+        weights: which weights of that epoch, `RAW` or `AVERAGED`; one checkpoint holds both.
         file: checkpoint, relative to the fold's folder.
         clean_dice: mean foreground pseudo-Dice on clean validation patches (the same patches in every epoch).
         robust_dice: the same under PGD at `robust_eps`; None if that epoch did not measure it.
@@ -42,6 +46,10 @@ class Snapshot:
     robust_eps: float
     mean_margin: float | None
     largest_margin: float | None
+    weights: str = RAW
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}" + (f", {self.weights}" if self.weights != RAW else "")
 
 
 def read_snapshots(fold_folder: Path) -> list[Snapshot]:
@@ -70,7 +78,7 @@ def _entries(index: Path) -> list[dict[str, Any]]:
 def _snapshot(entry: dict[str, Any], place: int, index: Path) -> Snapshot:
     """An entry of the index, which may come from somebody else, checked."""
     names = {field.name for field in fields(Snapshot)}
-    if set(entry) != names:
+    if set(entry) | {"weights"} != names:  # release 0.1 knew none but the raw weights
         msg = f"{index}: entry {place} must have exactly {', '.join(sorted(names))}, got {reprlib.repr(entry)}"
         raise ValueError(msg)
     for name, value in entry.items():
@@ -78,6 +86,8 @@ def _snapshot(entry: dict[str, Any], place: int, index: Path) -> Snapshot:
             fits, expected = isinstance(value, str) and _is_inside(index.parent, value), "a file in the fold's folder"
         elif name == "epoch":
             fits, expected = isinstance(value, int) and not isinstance(value, bool), "a whole number"
+        elif name == "weights":
+            fits, expected = value in (RAW, AVERAGED), f"{RAW} or {AVERAGED}"
         else:
             fits = _is_number(value) or (value is None and name in ("robust_dice", "mean_margin", "largest_margin"))
             expected = "a finite number"
@@ -100,58 +110,62 @@ def _is_inside(folder: Path, file: str) -> bool:
         return False
 
 
-def add_snapshot(fold_folder: Path, snapshot: Snapshot) -> None:
-    """Enter a snapshot into the index; it replaces the one of the same epoch and any of later ones.
+def add_snapshots(fold_folder: Path, snapshots: Sequence[Snapshot]) -> None:
+    """Enter the snapshots of an epoch into the index; they replace those of the same epoch and of later ones.
 
     A training that begins anew, or resumes from an earlier checkpoint, thus leaves no stale entries behind.
     """
     known = _entries(fold_folder / INDEX) if (fold_folder / INDEX).is_file() else []
     # Not checked further: a training whose validation patches hold no foreground has a Dice of NaN, and goes on.
-    kept = [entry for entry in known if entry["epoch"] < snapshot.epoch]
+    kept = [entry for entry in known if entry["epoch"] < snapshots[0].epoch]
     write_atomically(
         fold_folder / INDEX,
-        json.dumps({"snapshots": [*kept, asdict(snapshot)]}, indent=2) + "\n",
+        json.dumps({"snapshots": [*kept, *map(asdict, snapshots)]}, indent=2) + "\n",
     )
 
 
-def choose(snapshots: Sequence[Snapshot], min_dice: float) -> Snapshot:
-    """Return the snapshot with the largest margin whose clean Dice is at least `min_dice`.
+def choose(snapshots: Sequence[Snapshot], min_dice: float, by: str = MARGIN) -> Snapshot:
+    """Return the most robust snapshot whose clean Dice is at least `min_dice`.
 
-    Once the largest margin of all samples has reached its limit, the mean margin tells them apart, then the clean Dice.
-    Of a method without margins it is the one of the highest robust Dice, among those whose robust Dice was measured.
+    Args:
+        snapshots: of one training.
+        min_dice: lowest clean Dice that is acceptable.
+        by: `MARGIN`, the largest margin (once it has reached its limit, the mean margin), as the paper chooses; raw and
+            averaged weights of an epoch, and the epochs of a method without margins, are told apart by robust Dice.
+            `ROBUST`, the highest robust Dice, among the snapshots of which it was measured.
 
     Raises:
-        ValueError: none is good enough; the message names the best.
+        ValueError: none is good enough, and the message names the best; or robust Dice was measured of none.
     """
+    if by == ROBUST and not (snapshots := [entry for entry in snapshots if entry.robust_dice is not None]):
+        msg = "no snapshot has a robust Dice: the setting robust_interval was 0; choose by margin"
+        raise ValueError(msg)
     acceptable = [snapshot for snapshot in snapshots if snapshot.clean_dice >= min_dice]
     if not acceptable:
         best = max(snapshots, key=lambda snapshot: snapshot.clean_dice, default=None)
-        found = f"the best, of epoch {best.epoch}, has {best.clean_dice:.4f}" if best else "there is none"
+        found = f"the best, of {best}, has {best.clean_dice:.4f}" if best else "there is none"
         msg = f"no snapshot has a clean Dice of at least {min_dice:g}; {found}"
         raise ValueError(msg)
-    return max(acceptable, key=_robustness)
+    return max(acceptable, key=_by_margin if by == MARGIN else _by_robust_dice)
 
 
-def _robustness(snapshot: Snapshot) -> tuple[float, ...]:
-    return (
-        snapshot.largest_margin or 0.0,
-        snapshot.mean_margin or 0.0,
-        -1.0 if snapshot.largest_margin is not None or snapshot.robust_dice is None else snapshot.robust_dice,
-        snapshot.clean_dice,
-    )
+def _by_margin(snapshot: Snapshot) -> tuple[float, ...]:
+    return (snapshot.largest_margin or 0.0, snapshot.mean_margin or 0.0, *_by_robust_dice(snapshot))
+
+
+def _by_robust_dice(snapshot: Snapshot) -> tuple[float, ...]:
+    return (-1.0 if snapshot.robust_dice is None else snapshot.robust_dice, snapshot.clean_dice)
 
 
 def table(snapshots: Sequence[Snapshot], chosen: Snapshot) -> str:
     """The snapshots as lines of text, the chosen one marked."""
-    lines = [f"  {'epoch':>5}  {'clean Dice':>10}  {'robust Dice':>18}  {'mean margin':>11}  {'largest margin':>14}"]
-    for snapshot in snapshots:
-        robust = "-"
-        if snapshot.robust_dice is not None:
-            robust = f"{snapshot.robust_dice:.4f} at ε = {snapshot.robust_eps:g}"
-        lines.append(
-            f"{'>' if snapshot == chosen else ' '} {snapshot.epoch:>5}  {snapshot.clean_dice:>10.4f}  {robust:>18}  "
-            f"{_shown(snapshot.mean_margin):>11}  {_shown(snapshot.largest_margin):>14}"
-        )
+    line = "{:1} {:>5}  {:>8}  {:>10}  {:>18}  {:>11}  {:>14}".format
+    lines = [line("", "epoch", "weights", "clean Dice", "robust Dice", "mean margin", "largest margin")]
+    for entry in snapshots:
+        robust = "-" if entry.robust_dice is None else f"{entry.robust_dice:.4f} at ε = {entry.robust_eps:g}"
+        margins = _shown(entry.mean_margin), _shown(entry.largest_margin)
+        marked = ">" if entry == chosen else ""
+        lines.append(line(marked, entry.epoch, entry.weights, f"{entry.clean_dice:.4f}", robust, *margins))
     return "\n".join(lines)
 
 
@@ -160,7 +174,7 @@ def _shown(margin: float | None) -> str:
 
 
 def load_snapshot(fold_folder: Path, snapshot: Snapshot) -> dict[str, Any]:
-    """Read a snapshot's checkpoint; nothing in it is run.
+    """Read a snapshot's checkpoint, its weights in nnU-Net's place; nothing in it is run.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -178,6 +192,14 @@ def load_snapshot(fold_folder: Path, snapshot: Snapshot) -> dict[str, Any]:
     if not all(isinstance(checkpoint[entry], dict) for entry in ("network_weights", "init_args")):
         msg = f"{file} was not written by nnU-Net: its network_weights and init_args must be dictionaries"
         raise ValueError(msg)
+    if snapshot.weights == AVERAGED:
+        ours = checkpoint["init_args"].get("nnunet_ima")
+        average = ours.get("average") if isinstance(ours, dict) else None
+        averaged = WeightAverage.weights(average) if isinstance(average, dict) else {}
+        if set(averaged) != set(checkpoint["network_weights"]):
+            msg = f"{file} holds no averaged weights, though {INDEX} lists them"
+            raise ValueError(msg)
+        checkpoint["network_weights"] = averaged
     refuse_not_finite(checkpoint["network_weights"], file)
     return checkpoint
 
@@ -191,11 +213,12 @@ def make_final(fold_folder: Path, snapshot: Snapshot) -> Path:
         FileNotFoundError: the snapshot's file is missing.
         ValueError: it cannot be used, see `load_snapshot`.
     """
-    load_snapshot(fold_folder, snapshot)
+    checkpoint = load_snapshot(fold_folder, snapshot)
     final, former = fold_folder / FINAL, fold_folder / FORMER
     if final.is_file() and not former.exists():
-        _copy(final, former)
-    _copy(fold_folder / snapshot.file, final)
+        with final.open("rb") as content, atomic_file(former) as stream:
+            shutil.copyfileobj(content, stream)
+    _write(checkpoint, final)
     return final
 
 
@@ -222,10 +245,9 @@ def export_stock(model_folder: Path, fold: str, snapshot: Snapshot, target: Path
     for name in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
         if (model_folder / name).is_file() and _is_inside(model_folder, name):
             shutil.copyfile(model_folder / name, target / name)
-    with atomic_file(target / fold / FINAL) as stream:
+    _write(checkpoint, target / fold / FINAL)
+
+
+def _write(checkpoint: dict[str, Any], file: Path) -> None:
+    with atomic_file(file) as stream:
         torch.save(checkpoint, stream)
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as content, atomic_file(target) as stream:
-        shutil.copyfileobj(content, stream)

@@ -157,6 +157,7 @@ def test_checkpoint_holds_margins_and_settings_as_plain_values(make_trainer) -> 
     trainer.run_training()
     file = Path(trainer.output_folder) / "checkpoint_final.pth"
     stored = torch.load(file, map_location="cpu", weights_only=False)["init_args"]["nnunet_ima"]
+    assert all(torch.is_tensor(value) for value in stored.pop("average").values())
     margins = stored["state"]["margins"]
     assert margins == trainer.method.table.state_dict()
     assert any(isinstance(name, tuple) for name in margins)  # slices have their own

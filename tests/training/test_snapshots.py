@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from nnunet_ima.training.snapshots import (
+    AVERAGED,
     FINAL,
     FORMER,
     INDEX,
     Snapshot,
-    add_snapshot,
+    add_snapshots,
     choose,
     export_stock,
     make_final,
@@ -49,11 +50,43 @@ def test_no_snapshot_is_good_enough() -> None:
 
 def test_index_keeps_order_and_drops_what_a_rerun_replaces(tmp_path: Path) -> None:
     for entry in SERIES:
-        add_snapshot(tmp_path, entry)
+        add_snapshots(tmp_path, [entry])
     assert read_snapshots(tmp_path) == SERIES
     again = replace(SERIES[1], clean_dice=0.5)
-    add_snapshot(tmp_path, again)
-    assert read_snapshots(tmp_path) == [SERIES[0], again]
+    add_snapshots(tmp_path, [again, replace(again, weights=AVERAGED)])
+    assert read_snapshots(tmp_path) == [SERIES[0], again, replace(again, weights=AVERAGED)]
+
+
+def test_raw_and_averaged_weights_are_told_apart_by_robust_dice() -> None:
+    raw = replace(SERIES[0], robust_dice=0.60)
+    averaged = replace(raw, weights=AVERAGED, robust_dice=0.62, clean_dice=0.89)
+    assert choose([raw, averaged, SERIES[3]], 0.85) == averaged
+    assert choose([raw, averaged], 0.895) == raw
+
+
+def test_robust_dice_decides_if_asked() -> None:
+    series = [replace(entry, robust_dice=dice) for entry, dice in zip(SERIES, (0.5, 0.6, 0.7, None), strict=True)]
+    assert choose(series, 0.85, "robust").epoch == 15
+    assert choose(series, 0.90, "robust").epoch == 5
+    with pytest.raises(ValueError, match="no snapshot has a robust Dice"):
+        choose(SERIES, 0.85, "robust")
+
+
+def test_an_index_of_the_first_release_knows_raw_weights_only(tmp_path: Path) -> None:
+    add_snapshots(tmp_path, [SERIES[0]])
+    index = tmp_path / INDEX
+    index.write_text(
+        index.read_text().replace(
+            """,
+      "weights": "raw\"""",
+            "",
+        )
+    )
+    assert "weights" not in index.read_text()
+    assert read_snapshots(tmp_path) == [SERIES[0]]
+    index.write_text(index.read_text().replace('"epoch": 5', '"epoch": 5, "weights": "best"'))
+    with pytest.raises(ValueError, match="weights of entry 1 must be raw or averaged, got 'best'"):
+        read_snapshots(tmp_path)
 
 
 def test_missing_and_damaged_index(tmp_path: Path) -> None:
@@ -146,6 +179,18 @@ def export(fold: Path, target: Path) -> None:
     export_stock(fold.parent, fold.name, SERIES[0], target)
 
 
+def test_averaged_weights_take_the_place_of_the_raw_ones(fold: Path, tmp_path: Path) -> None:
+    entry = replace(SERIES[0], weights=AVERAGED)
+    write(fold, entry)
+    with pytest.raises(ValueError, match="holds no averaged weights"):
+        make_final(fold, entry)
+    average = {"module.stage.weight": torch.full((2,), 77.0), "n_averaged": torch.tensor(3)}
+    write(fold, entry, init_args={"nnunet_ima": {"average": average}})
+    assert epoch_of(make_final(fold, entry)) == 77
+    export_stock(fold.parent, fold.name, entry, tmp_path / "stock")
+    assert epoch_of(tmp_path / "stock" / "fold_0" / FINAL) == 77
+
+
 def test_exported_model_is_plain_nnunets(fold: Path, tmp_path: Path) -> None:
     write(fold, SERIES[0])
     export(fold, tmp_path / "stock")
@@ -182,7 +227,7 @@ def test_snapshots_outside_the_fold_are_refused(fold: Path, tmp_path: Path) -> N
         entry = replace(SERIES[0], file=place)
         with pytest.raises(ValueError, match="lies outside"):
             make_final(fold, entry)
-        add_snapshot(fold, entry)
+        add_snapshots(fold, [entry])
         with pytest.raises(ValueError, match=r"file of entry 1 must be a file in the fold's folder"):
             read_snapshots(fold)
     assert (fold / FINAL).read_text() == "end of training"
@@ -196,8 +241,8 @@ def test_a_fold_reached_through_a_link_is_no_way_out(fold: Path, tmp_path: Path)
 
 
 def test_a_dice_of_nan_does_not_end_a_training(tmp_path: Path) -> None:
-    add_snapshot(tmp_path, replace(SERIES[0], clean_dice=float("nan")))
-    add_snapshot(tmp_path, SERIES[1])
+    add_snapshots(tmp_path, [replace(SERIES[0], clean_dice=float("nan"))])
+    add_snapshots(tmp_path, [SERIES[1]])
     with pytest.raises(ValueError, match=r"clean_dice of entry 1 must be a finite number, got nan; remove the entry"):
         read_snapshots(tmp_path)
 

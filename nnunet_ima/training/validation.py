@@ -1,0 +1,42 @@
+"""Dice of validation patches, clean and under attack, of the network that learns and of its averaged weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nnunet_ima.attacks.losses import bound
+from nnunet_ima.attacks.pgd import pgd
+from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.tasks.voxelwise import overlap_counts
+from nnunet_ima.training.attackable import attackable
+from nnunet_ima.training.learner import noise_mask, precision
+
+
+def dice_counts(
+    trainer: Any, network: nn.Module, batch: dict[str, Any], generator: torch.Generator | None
+) -> np.ndarray:
+    """Voxels (3, K) of a validation batch: true positive, false positive, false negative.
+
+    Args:
+        trainer: a `RobustTrainer`, for its labels, settings and device.
+        network: bare module.
+        batch: of nnU-Net's loader; it is left as it is.
+        generator: noise source of PGD at the settings' `robust_eps`; None: no attack.
+    """
+    x = batch["data"].to(trainer.device)
+    target = batch["target"]
+    y: Tensor = (target[0] if isinstance(target, list) else target).to(trainer.device)
+    with attackable(network, lambda: precision(trainer.device)) as model:
+        if generator is not None:
+            eps = torch.full((len(x),), trainer.budget.effective(trainer.settings.robust_eps)).to(x)
+            free = noise_mask(x, trainer.image_channels)
+            problem = Problem(model, x, y, eps, trainer.method.run.norm, trainer.task.quality, free=free)
+            loss = bound("dice_ce", trainer.labels)
+            with torch.enable_grad():
+                x = pgd(problem, loss, steps=trainer.settings.robust_steps, generator=generator).x
+        with torch.no_grad():
+            return overlap_counts(model(x), y, trainer.labels).sum(1).cpu().numpy()
