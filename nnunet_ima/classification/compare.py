@@ -1,10 +1,10 @@
-"""All methods side by side: the audit of their classifiers on the test images, its report and its figures."""
+"""All methods side by side: the audit of their classifiers on the test images."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from nnunet_ima.attacks.presets import VERSION as ATTACKS
 from nnunet_ima.classification.audit import ClassifierAudit, audit_classifier
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.data import ImageSet
-from nnunet_ima.classification.examples import noisy_examples
+from nnunet_ima.classification.examples import Example, noisy_examples
 from nnunet_ima.classification.networks import Classifier, load_classifier
 from nnunet_ima.classification.records import Claim
 from nnunet_ima.classification.settings import Settings, load_plan
@@ -24,11 +24,28 @@ from nnunet_ima.classification.summary import image_rows, summarise_classifiers,
 from nnunet_ima.evidence.provenance import environment
 from nnunet_ima.evidence.schema import from_json
 from nnunet_ima.evidence.store import Store, sha256
-from nnunet_ima.files import check_name, read_json, write_atomically
-from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
-from nnunet_ima.report.classifier_table import classifier_report
+from nnunet_ima.files import check_name, read_json
 
-REPORT = "report.md"
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison has found, for a report to tell.
+
+    Attributes:
+        summary: see `summary.summarise_classifiers`.
+        right: by method, ε and id of the image, whether the prediction stands the worst attack (1) or not (0).
+        notes: on each method's training.
+        facts: what was attacked and how, one line each.
+        example: the image of the examples, in words.
+        examples: that image, attacked, by method.
+    """
+
+    summary: dict[str, Any]
+    right: dict[str, dict[float, dict[str, float]]]
+    notes: dict[str, str]
+    facts: dict[str, str]
+    example: str
+    examples: dict[str, list[Example]]
 
 
 def audit_settings(training: Settings, eps: tuple[float, ...] | None = None, norm: str | None = None) -> AuditSettings:
@@ -77,11 +94,11 @@ def compare(
     positive: str,
     folder: Path,
     device: str | torch.device = "cpu",
-) -> str:
-    """Audit classifiers on the same images, write the results, and return the report.
+) -> Compared:
+    """Audit classifiers on the same images, and write the results.
 
-    The folder gets report.md, summary.json, summary.csv, cases.csv, accuracy.png, example.png (it shows a patient's
-    image), and what the store keeps: manifest.json and a JSON for each measurement.
+    The folder gets summary.json, summary.csv, cases.csv and what the store keeps: manifest.json and a JSON for each
+    measurement.
 
     Args:
         files: classifiers by the name of their method.
@@ -114,19 +131,25 @@ def compare(
     labels = y.tolist()
     summary = summarise_classifiers(audits, labels, ids, data.classes, positive, settings)
     write_classifier_summary(summary, image_rows(audits, labels, ids, data.classes, settings), folder)
-    draw_accuracy_curves(summary, folder / "accuracy.png")
     place = _telling_image(audits, labels, data.classes.index(positive))
-    panels = {
-        name: [
-            Panel(eps, noisy[0].numpy(), data.classes[predicted], predicted == labels[place])
-            for eps, noisy, predicted in noisy_examples(classifier.network, x[place], labels[place], settings)
-        ]
+    examples = {
+        name: noisy_examples(classifier.network, x[place], labels[place], data.classes, settings)
         for name, classifier in classifiers.items()
     }
-    draw_examples(panels, folder / "example.png", f"{ids[place]} ({data.classes[labels[place]]})")
-    text = classifier_report(summary, _facts(data, ids, settings, classifiers))
-    write_atomically(folder / REPORT, text + "\n")
-    return text
+    return Compared(
+        summary,
+        {audit.name: _right(audit, ids, settings) for audit in audits},
+        {name: _described(classifier) for name, classifier in classifiers.items()},
+        _facts(data, ids, settings, classifiers),
+        f"{ids[place]} ({data.classes[labels[place]]})",
+        examples,
+    )
+
+
+def _right(audit: ClassifierAudit, ids: list[str], settings: AuditSettings) -> dict[float, dict[str, float]]:
+    worst = {eps: audit.attacks[settings.names[-1], eps].correct for eps in settings.eps}
+    correct = {0.0: audit.clean.correct, **worst}
+    return {eps: {name: float(fine) for name, fine in zip(ids, found, strict=True)} for eps, found in correct.items()}
 
 
 def _open(file: Path, data: ImageSet, device: str | torch.device) -> Classifier:
@@ -184,7 +207,7 @@ def _facts(
         "attacks": f"{', then '.join(settings.names)} on what is left; noise is not clipped to [0, 1]",
         "white noise": f"uniform, {settings.noise_draws} draws",
         "models": f"preset {shown.settings['preset']}, seed {shown.settings['seed']}: "
-        + "; ".join(f"{name} {_described(classifier)}" for name, classifier in classifiers.items()),
+        + "; ".join(f"{name} ({_described(classifier)})" for name, classifier in classifiers.items()),
     }
     return facts | ({"about the data": "; ".join(data.notes)} if data.notes else {})
 
@@ -192,4 +215,4 @@ def _facts(
 def _described(classifier: Classifier) -> str:
     settings = classifier.settings
     eps = settings["options"].get("eps")
-    return f"({classifier.epoch} epochs" + ("" if eps is None else f", ε {eps:g}") + ")"
+    return f"{classifier.epoch} epochs" + ("" if eps is None else f", ε {eps:g}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,19 +17,37 @@ from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 
 
+@dataclass(frozen=True)
+class Example:
+    """An image under noise, and what a model takes it for.
+
+    Attributes:
+        eps: noise level.
+        image: (H, W) in [0, 1] or, under noise, somewhat beyond.
+        predicted: name of the class.
+        right: whether that is its class.
+    """
+
+    eps: float
+    image: np.ndarray[Any, Any]
+    predicted: str
+    right: bool
+
+
 def noisy_examples(
-    model: nn.Module, image: Tensor, label: int, settings: AuditSettings
-) -> list[tuple[float, Tensor, int]]:
+    model: nn.Module, image: Tensor, label: int, classes: Sequence[str], settings: AuditSettings
+) -> list[Example]:
     """Attack one image for a picture: every level's noise is the one that lowers the true class most, right or wrong.
 
     Args:
         model: images (B, C, H, W) to logits (B, K).
-        image: (C, H, W).
+        image: (C, H, W), of which the first channel is shown.
         label: its class.
+        classes: names of the classes.
         settings: norm, levels, steps and seed of the attack.
 
     Returns:
-        ε, noisy image (C, H, W) and predicted class, at ε 0 and each level.
+        The image at ε 0 and each level.
     """
     y = torch.tensor([label])
     with frozen(model) as device:
@@ -40,5 +61,6 @@ def noisy_examples(
             generator = torch.Generator().manual_seed(settings.seed)
             attacked = attack.run(problem, None, generator)
             with torch.no_grad():
-                shown.append((eps, attacked.x[0].cpu(), int(model(attacked.x).argmax(1))))
+                predicted = int(model(attacked.x).argmax(1))
+            shown.append(Example(eps, attacked.x[0, 0].cpu().numpy(), classes[predicted], predicted == label))
     return shown

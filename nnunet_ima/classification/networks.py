@@ -152,5 +152,5 @@ def load_checked(file: Path, mark: str) -> dict[str, Any]:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, would run code, or carries no such mark.
     """
-    way_out = "Train it again, or ask for a file that nnunet-ima-covid has written"
-    return load_checkpoint(file, needs=(mark,), writer="nnunet-ima-covid", way_out=way_out)
+    way_out = "Train it again, or ask for a file that nnunet-ima-classify has written"
+    return load_checkpoint(file, needs=(mark,), writer="nnunet-ima-classify", way_out=way_out)

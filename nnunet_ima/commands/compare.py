@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import tyro
 
 from nnunet_ima._methods import ALIASES
+from nnunet_ima.commands._compare_images import CompareImages
 from nnunet_ima.commands._defences import Defence, Home
 from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.commands._training import run_training
@@ -41,6 +43,9 @@ class Compare:
     All start from the same plain model, which is trained first if it is missing, and train for as many epochs. What is
     trained or measured already is not done again: the same command goes on where it was stopped, and further methods,
     noise levels and attacks can join later.
+
+    Classifiers of images are compared with --data FOLDER in place of a data set and a configuration; see
+    nnunet-ima-compare --data FOLDER --help.
     """
 
     dataset: Annotated[str, tyro.conf.arg(aliases=["-d"])]
@@ -267,7 +272,9 @@ def _audit_evidence(folder: Path, attack: str) -> dict[float, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    run_cli(PROGRAM, Compare, argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    images = any(argument.split("=")[0] == "--data" for argument in arguments)
+    run_cli(PROGRAM, CompareImages if images else Compare, arguments)
 
 
 if __name__ == "__main__":

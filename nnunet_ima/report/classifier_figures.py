@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 
+from nnunet_ima.classification.examples import Example
 from nnunet_ima.report.canvas import drawn_figure
 
-Array = np.ndarray[Any, Any]
 MARKERS = "osD^vP*X<>"
-
-
-@dataclass(frozen=True)
-class Panel:
-    """An image under noise, and what a model takes it for.
-
-    Attributes:
-        eps: noise level.
-        image: (H, W) in [0, 1] or, under noise, somewhat beyond.
-        predicted: name of the class.
-        right: whether that is its class.
-    """
-
-    eps: float
-    image: Array
-    predicted: str
-    right: bool
 
 
 def draw_accuracy_curves(summary: Mapping[str, Any], file: Path) -> None:
@@ -60,7 +41,7 @@ def draw_accuracy_curves(summary: Mapping[str, Any], file: Path) -> None:
         axis.legend(fontsize=8, title="dotted: white noise", title_fontsize=8)
 
 
-def draw_examples(panels: Mapping[str, Sequence[Panel]], file: Path, title: str = "") -> None:
+def draw_examples(panels: Mapping[str, Sequence[Example]], file: Path, title: str = "") -> None:
     """Draw one image under growing noise: a row for each model, a column for each noise level.
 
     Headings name the noise level and the predicted class, in red where it is wrong.

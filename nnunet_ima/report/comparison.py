@@ -17,11 +17,11 @@ class Evidence:
     """What was measured of one defence in one way at one noise level.
 
     Attributes:
-        dice: as the table shows it.
-        cases: Dice of each case by its name, by which defences are compared.
+        quality: Dice or accuracy, as the table shows it.
+        cases: that of each case or image by its name, by which defences are compared.
     """
 
-    dice: float
+    quality: float
     cases: Mapping[str, float]
 
 
@@ -38,7 +38,7 @@ def comparison_table(measured: Mapping[str, Measured], notes: Mapping[str, str])
     """
     columns = [(way, eps) for way, found in measured.items() for eps in _levels(found)]
     best = {
-        (way, eps): max(cells[eps].dice for cells in measured[way].values() if eps in cells) for way, eps in columns
+        (way, eps): max(cells[eps].quality for cells in measured[way].values() if eps in cells) for way, eps in columns
     }
     head = [f"{way}, ε = {level_key(eps)}" for way, eps in columns]
     lines = ["| defence | " + " | ".join(head) + " | |", "|---|" + "---|" * (len(head) + 1)]
@@ -46,14 +46,14 @@ def comparison_table(measured: Mapping[str, Measured], notes: Mapping[str, str])
         cells = []
         for way, eps in columns:
             found = measured[way].get(defence, {}).get(eps)
-            text = "" if found is None else f"{found.dice:.3f}"
-            cells.append(f"**{text}**" if found is not None and found.dice == best[way, eps] else text)
+            text = "" if found is None else f"{found.quality:.3f}"
+            cells.append(f"**{text}**" if found is not None and found.quality == best[way, eps] else text)
         lines.append(f"| {defence} | " + " | ".join(cells) + f" | {note} |")
     return "\n".join(lines)
 
 
-def best_sentences(way: str, measured: Measured) -> list[str]:
-    """For each ε, the defence with the highest mean Dice over the cases, with its interval and its lead."""
+def best_sentences(way: str, measured: Measured, quality: str = "Dice", samples: str = "cases") -> list[str]:
+    """For each ε, the defence with the highest mean quality over the cases, with its interval and its lead."""
     sentences = []
     for eps in _levels(measured):
         means = {name: fmean(cells[eps].cases.values()) for name, cells in measured.items() if eps in cells}
@@ -66,20 +66,20 @@ def best_sentences(way: str, measured: Measured) -> list[str]:
             others = measured[second][eps].cases
             lead = [cases[case] - others[case] for case in cases if case in others]
             text += f", {fmean(lead):+.3f}{_interval(lead)} against {second}"
-        sentences.append(f"{text} (mean Dice over {len(cases)} cases, 95 % intervals).")
+        sentences.append(f"{text} (mean {quality} over {len(cases)} {samples}, 95 % intervals).")
     return sentences
 
 
-def draw_comparison(measured: Mapping[str, Measured], file: Path) -> None:
-    """Draw Dice against ε, a panel for each way to measure and a line for each defence."""
+def draw_comparison(measured: Mapping[str, Measured], file: Path, quality: str = "Dice") -> None:
+    """Draw quality against ε, a panel for each way to measure and a line for each defence."""
     with drawn_figure(file, (5.5 * len(measured), 4.5)) as figure:
         panels = figure.subplots(1, len(measured), squeeze=False)[0]
         for panel, (way, found) in zip(panels, measured.items(), strict=True):
             for number, (defence, cells) in enumerate(found.items()):
                 levels = sorted(cells)
                 style = ("-", "--", ":", "-.")[number % 4]  # readable without colours, too
-                panel.plot(levels, [cells[eps].dice for eps in levels], f"o{style}", label=defence)
-            panel.set(title=way, xlabel="ε", ylabel="Dice", ylim=(0, 1))
+                panel.plot(levels, [cells[eps].quality for eps in levels], f"o{style}", label=defence)
+            panel.set(title=way, xlabel="ε", ylabel=quality, ylim=(0, 1))
             panel.legend()
 
 

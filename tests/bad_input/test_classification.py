@@ -1,4 +1,4 @@
-"""Bad input of `nnunet-ima-covid`: one sentence that names the value or file, status 2, and nothing left behind."""
+"""Bad input of `nnunet-ima-classify`: one sentence that names the value or file, status 2, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 from nnunet_ima.classification import fit as fit_module
 from nnunet_ima.classification.networks import new_network, save_classifier
 from nnunet_ima.classification.settings import resolve_settings
-from nnunet_ima.commands import covid
+from nnunet_ima.commands import classify
 
 Arrange = Callable[[Path], list[str] | None]
 """Spoils a work folder that holds data (a folder per class); returns the command, None for `fit` of that data."""
@@ -136,7 +136,7 @@ def begin(work: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit_module._Training, "run_epoch", stop)
         with pytest.raises(SystemExit):
-            covid.main(fit(work))
+            classify.main(fit(work))
 
 
 def begun(**files: str | bytes) -> Arrange:
@@ -323,10 +323,10 @@ def test_bad_input_is_one_sentence(
     before = files_of(work)
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
-        covid.main(arguments)
+        classify.main(arguments)
     assert stopped.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.strip() and not line.startswith("Reading ")]
     assert len(lines) == 1, lines
-    assert lines[0].startswith("nnunet-ima-covid: ")
+    assert lines[0].startswith("nnunet-ima-classify: ")
     assert message in lines[0]
     assert files_of(work) == before

@@ -12,7 +12,7 @@ import torch
 
 from nnunet_ima.classification.networks import new_network, save_classifier
 from nnunet_ima.classification.settings import resolve_settings
-from nnunet_ima.commands import attack, covid, select
+from nnunet_ima.commands import attack, classify, select
 
 Main = Callable[[Sequence[str]], None]
 Capture = pytest.CaptureFixture[str]
@@ -249,7 +249,7 @@ def predict(capsys: Capture, file: Path, *named: str, more: Sequence[str] = ()) 
     image = file.with_name("image.png")
     image.write_bytes(b"not looked at")
     arguments = ["predict", str(image), "--model", str(file), "--device", "cpu", *more]
-    refused(capsys, "nnunet-ima-covid", covid.main, arguments, *named)
+    refused(capsys, "nnunet-ima-classify", classify.main, arguments, *named)
 
 
 def nested(content: dict[str, Any], path: str, value: Any) -> dict[str, Any]:

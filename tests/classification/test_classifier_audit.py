@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -273,11 +274,12 @@ def test_the_model_is_given_back_as_it_was(settings: AuditSettings, tmp_path: Pa
 def test_an_image_under_growing_noise(settings: AuditSettings) -> None:
     x, y, _ = images()
     image = int(distances()[2:].argmin()) + 2
-    shown = noisy_examples(Linear(), x[image], int(y[image]), settings)
-    assert [eps for eps, _, _ in shown] == [0, *settings.eps]
-    for eps, noisy, predicted in shown:
-        assert (noisy - x[image]).norm() == pytest.approx(eps / 2, rel=1e-3, abs=1e-7)
-        assert (predicted == y[image]) == (eps < 2 * distances()[image])
+    names = ("ill", "well")
+    shown = noisy_examples(Linear(), x[image], int(y[image]), names, settings)
+    assert [it.eps for it in shown] == [0, *settings.eps]
+    for it in shown:
+        assert np.linalg.norm(it.image - x[image, 0].numpy()) == pytest.approx(it.eps / 2, rel=1e-3, abs=1e-7)
+        assert it.right == (it.eps < 2 * distances()[image]) == (it.predicted == names[int(y[image])])
 
 
 @pytest.mark.parametrize(

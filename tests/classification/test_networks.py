@@ -44,7 +44,7 @@ def test_files_that_are_no_classifier_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged or holds more than weights"):
         load_classifier(file)
     torch.save({"weights": {}}, file)
-    with pytest.raises(ValueError, match="was not written by nnunet-ima-covid"):
+    with pytest.raises(ValueError, match="was not written by nnunet-ima-classify"):
         load_classifier(file)
     _, content = stored(file)
     del content["weights"]["linear.weight"]

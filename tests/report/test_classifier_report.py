@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
+from nnunet_ima.classification.examples import Example
 from nnunet_ima.classification.scores import wilson
-from nnunet_ima.report.classifier_figures import Panel, draw_accuracy_curves, draw_examples
+from nnunet_ima.report.classifier_figures import draw_accuracy_curves, draw_examples
 from nnunet_ima.report.classifier_table import classifier_report
 
 FACTS = {"images": "100, of which 60 COVID", "norm": "L2"}
@@ -147,8 +148,8 @@ def test_each_model_has_its_curve(tmp_path: Path) -> None:
 
 def test_wrong_predictions_are_red(tmp_path: Path) -> None:
     image = np.random.default_rng(0).random((16, 16))
-    right = [Panel(0.0, image, "COVID", True), Panel(5.0, image + 0.1, "COVID", True)]
-    wrong = [right[0], Panel(5.0, image + 0.1, "normal", False)]
+    right = [Example(0.0, image, "COVID", True), Example(5.0, image + 0.1, "COVID", True)]
+    wrong = [right[0], Example(5.0, image + 0.1, "normal", False)]
     draw_examples({"ce": right, "ima": right}, tmp_path / "right.png")
     draw_examples({"ce": wrong, "ima": right[:1]}, tmp_path / "wrong.png", "one image")
     assert coloured(tmp_path / "right.png", (255, 0, 0)) == 0

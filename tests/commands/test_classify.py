@@ -1,4 +1,4 @@
-"""`nnunet-ima-covid`: from a folder of images to classifiers, a comparison and predictions."""
+"""`nnunet-ima-classify`: from a folder of images to classifiers, a comparison and predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import torch
 from nnunet_ima.classification import settings as settings_module
 from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import load_plan
-from nnunet_ima.commands import covid
+from nnunet_ima.commands import classify
+from nnunet_ima.commands import compare as compare_command
 from nnunet_ima.inference.model import open_model
 
 SMALL = ("epochs=6", "batch_size=8", "learning_rate=0.01", "robust_images=8", "robust_steps=3", "robust_eps=0.5")
@@ -56,7 +57,7 @@ def small_plan(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 def compare(images: Path, output: Path, *more: str, methods: tuple[str, ...] = METHODS) -> None:
     arguments = ["compare", "--data", str(images), "--output", str(output), "--device", "cpu", "--set", *SMALL]
-    covid.main([*arguments, "--methods", *methods, *more])
+    classify.main([*arguments, "--methods", *methods, *more])
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +92,29 @@ def test_compare_trains_audits_and_chooses(images: Path, output: Path, capsys: p
     assert min(clean.values()) >= 0.5
     by_level = [row["accuracy"]["value"] for row in summary["rows"] if row["model"] == "ima1"]
     assert by_level == sorted(by_level, reverse=True)
+
+
+def test_the_methods_stand_side_by_side(images: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As nnunet-ima-compare shows them, too: it is the same comparison."""
+    before = files_of(output / "audit" / "results")
+    arguments = ["--data", str(images), "--output", str(output), "--device", "cpu", "--set", *SMALL]
+    compare_command.main([*arguments, "--methods", *METHODS])
+    assert files_of(output / "audit" / "results") == before
+    text = (output / "comparison.md").read_text()
+    assert text.strip() in capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == "| defence | worst attack, ε = 0 | worst attack, ε = 0.5 | worst attack, ε = 2 | |"
+    accuracy = {(row["model"], row["eps"]): row["accuracy"]["value"] for row in summary_of(output)["rows"]}
+    for line, method in zip(lines[2:], METHODS, strict=False):
+        name, *cells, note, _ = (cell.strip(" *") for cell in line.split("|")[1:])
+        assert name == method
+        assert [float(cell) for cell in cells] == [
+            pytest.approx(accuracy[method, eps], abs=6e-4) for eps in (0.0, 0.5, 2.0)
+        ]
+        assert note.startswith("6 epochs")
+    assert "keeps most" in text
+    assert "(mean accuracy over 12 images, 95 % intervals)" in text
+    assert (output / "comparison.png").stat().st_size > 0
 
 
 def test_the_test_images_were_not_trained_on(output: Path) -> None:
@@ -184,7 +208,7 @@ def test_predict_agrees_with_the_audit(images: Path, output: Path, capsys: pytes
     with (output / "audit" / "cases.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["model"] == "ce"]
     capsys.readouterr()
-    covid.main(["predict", "--model", str(output / "ce" / "model.pt"), *(str(images / row["id"]) for row in rows)])
+    classify.main(["predict", "--model", str(output / "ce" / "model.pt"), *(str(images / row["id"]) for row in rows)])
     predicted = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["class"] for row in predicted] == [row["predicted"] for row in rows]
     for row, audited in zip(predicted, rows, strict=True):
@@ -196,7 +220,7 @@ def test_predict_agrees_with_the_audit(images: Path, output: Path, capsys: pytes
 def test_predict_takes_folders_and_writes_a_file(images: Path, output: Path, tmp_path: Path) -> None:
     target = tmp_path / "predictions.csv"
     model = str(output / "ima1" / "model.pt")
-    covid.main(["predict", "--model", model, "--output", str(target), str(images / "COVID"), str(images / "other")])
+    classify.main(["predict", "--model", model, "--output", str(target), str(images / "COVID"), str(images / "other")])
     with target.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 80
@@ -206,7 +230,7 @@ def test_predict_takes_folders_and_writes_a_file(images: Path, output: Path, tmp
 
 def test_fit_says_what_came_out(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", "--data", str(images), "--output", str(tmp_path / "out"), "--device", "cpu"]
-    covid.main([*arguments, "--method", "ima1", "--set", *SMALL, "start_from=ce"])
+    classify.main([*arguments, "--method", "ima1", "--set", *SMALL, "start_from=ce"])
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed
     assert "mean margin" in printed
@@ -218,7 +242,7 @@ def test_fit_says_what_came_out(images: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_a_segmentation_models_encoder_can_be_used(images: Path, tmp_path: Path, trained_model: Path) -> None:
     arguments = ["fit", "--data", str(images), "--output", str(tmp_path / "out"), "--device", "cpu", "--method", "ima1"]
-    covid.main([*arguments, "--encoder", str(trained_model), "--frozen", "--set", "size=64", "epochs=1"])
+    classify.main([*arguments, "--encoder", str(trained_model), "--frozen", "--set", "size=64", "epochs=1"])
     classifier = load_classifier(tmp_path / "out" / "ima1" / "model.pt")
     encoder = open_model(trained_model).networks[0].encoder.state_dict()
     learnt = classifier.network.encoder.state_dict()
@@ -250,7 +274,7 @@ def test_wrong_input_is_one_sentence(
     arguments: list[str], message: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        covid.main([*arguments, "--data", str(images), "--output", str(tmp_path / "out")])
+        classify.main([*arguments, "--data", str(images), "--output", str(tmp_path / "out")])
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert message in error
@@ -264,11 +288,11 @@ def test_data_that_cannot_be_used_is_named(images: Path, tmp_path: Path, capsys:
             write_image(broken / str(label) / f"{number}.png", label, number)
     (broken / "0" / "0.png").write_bytes(b"no picture")
     with pytest.raises(SystemExit):
-        covid.main(["fit", "--method", "ce", "--data", str(broken), "--output", str(tmp_path / "out")])
+        classify.main(["fit", "--method", "ce", "--data", str(broken), "--output", str(tmp_path / "out")])
     assert str(broken / "0" / "0.png") in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        covid.main(["predict", "--model", str(tmp_path / "model.pt"), str(broken)])
+        classify.main(["predict", "--model", str(tmp_path / "model.pt"), str(broken)])
     assert "holds no images" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        covid.main(["predict", "--model", str(tmp_path / "model.pt"), str(images / "COVID")])
+        classify.main(["predict", "--model", str(tmp_path / "model.pt"), str(images / "COVID")])
     assert "model.pt is missing" in capsys.readouterr().err
