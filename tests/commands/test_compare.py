@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -93,6 +94,25 @@ def test_from_nothing_to_a_table_and_on(
     with pytest.raises(SystemExit):
         main(arguments(phantom, output, "--methods", "ima", "--epochs", "2"))
     assert "holds other settings of ima; choose another --prefix" in capsys.readouterr().err
+
+
+def test_models_are_also_audited_through_the_whole_inference(
+    phantom: Any, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    output = tmp_path / "compared"
+    audit = ("--attack", "quick", "--cases", "2", "--audit-steps", "2", "--no-tta")
+    main(arguments(phantom, output, "--methods", "plain", "ima", "--epochs", "1", "--prefix", "Audited", *audit))
+    shown = capsys.readouterr().out
+    assert "| quick, ε = 0 | quick, ε = 0.1 |" in shown
+    line = next(line for line in shown.splitlines() if line.startswith("| ima |"))
+    with (output / "audit" / "ima quick" / "cases.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["attack"] == "quick"]
+    assert len(rows) == 2
+    mean = sum(float(row["dice"]) for row in rows) / 2
+    assert float(line.split("|")[5].strip(" *")) == pytest.approx(mean, abs=6e-4)
+    assert "quick, ε = 0.1: " in shown
+    assert "(mean Dice over 2 cases, 95 % intervals)" in shown
 
 
 def test_equal_cost_gives_dearer_methods_fewer_epochs(
