@@ -70,10 +70,11 @@ class CompareImages(ImageTraining):
         from nnunet_ima.report.classifier_figures import draw_accuracy_curves, draw_examples
         from nnunet_ima.report.classifier_table import classifier_report
         from nnunet_ima.report.comparison import Evidence, best_sentences, comparison_table, draw_comparison
+        from nnunet_ima.report.markdown import markdown
 
         draw_accuracy_curves(compared.summary, folder / "accuracy.png")
         draw_examples(compared.examples, folder / "example.png", compared.example)
-        report = classifier_report(compared.summary, compared.facts)
+        report = markdown(classifier_report(compared.summary, compared.facts))
         write_atomically(folder / "report.md", report + "\n")
         way = "worst attack"
         measured = {

@@ -1,4 +1,4 @@
-"""The printed result of an audit, as Markdown that a terminal shows well too."""
+"""The result of an audit in tables and sentences."""
 
 from __future__ import annotations
 
@@ -6,55 +6,63 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_ima.evidence.store import level_key
-from nnunet_ima.report.markdown import (
-    NOTHING,
-    VERDICT,
-    Column,
-    Row,
-    conclusion,
-    interval_text,
-    number,
-    table,
-    without_value,
-)
+from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
+from nnunet_ima.report.wording import NOTHING, VERDICT, conclusion, interval_text, number, without_value
 
 
-def report_text(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
+def audit_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Document:
     """Return the report of an audit.
 
     Args:
         summary: see `audit.summary.summarise`.
         facts: what was attacked and how, one line each.
     """
-    models = list(dict.fromkeys(row["model"] for row in summary["rows"]))
-    parts = ["# Robustness audit", *(_headline(model, summary) for model in models), conclusion(summary)]
+    lead = (*headlines(summary), conclusion(summary))
+    attacked = Section("What was attacked", (Bullets(tuple(f"{name}: {value}" for name, value in facts.items())),))
+    sections = [*results(summary), *soundness(summary), *refused(summary), attacked]
+    return Document("Robustness audit", lead, tuple(sections))
+
+
+def headlines(summary: dict[str, Any]) -> list[Text]:
+    """The result of each model in a sentence."""
+    return [Text(_headline(model, summary)) for model in _models(summary)]
+
+
+def results(summary: dict[str, Any]) -> list[Section]:
+    """Tables of each model, margins, and the comparison of two models."""
+    models, sections = _models(summary), []
     for model in models:
         rows = [row for row in summary["rows"] if row["model"] == model]
-        parts += [f"## {model}", table(rows, _columns(rows))]
+        blocks: list[Block] = [Table.of(rows, _columns(rows))]
         if any(row["without_hd95"] for row in rows):
-            parts.append("\\* over the cases where every class is predicted at all")
+            blocks.append(Text("* over the cases where every class is predicted at all", "note"))
+        sections.append(Section(model, tuple(blocks)))
     if summary["margins"]:
         threshold = summary["margins"][0]["threshold"]
-        parts += [
-            f"## Robustness margins: the smallest ε at which Dice falls below {threshold:g}",
-            table(summary["margins"], _margin_columns(summary["margins"])),
-        ]
-    if summary["paired"]:
-        parts += [
-            f"## {models[1]} against {models[0]}, case by case",
-            table(summary["paired"], PAIRED),
-        ]
+        title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
+        sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
+    compared: list[Block] = [Table.of(summary["paired"], PAIRED)] if summary["paired"] else []
     if summary["paired_margins"]:
-        parts.append(_margins_compared(summary["paired_margins"]))
-    if summary["verdicts"]:
-        parts += [
-            "## Is the evidence sound?",
-            table(summary["verdicts"], without_value(VERDICT, summary["verdicts"])),
-        ]
-    if summary["failed"]:
-        parts += ["## Cases that could not be measured", table(summary["failed"], FAILED_CASES)]
-    parts += ["## What was attacked", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
-    return "\n\n".join(parts)
+        compared.append(Text(_margins_compared(summary["paired_margins"])))
+    if compared:
+        sections.append(Section(f"{models[1]} against {models[0]}, case by case", tuple(compared)))
+    return sections
+
+
+def soundness(summary: dict[str, Any]) -> list[Section]:
+    """The checks of the evidence."""
+    rows = summary["verdicts"]
+    return [Section("Is the evidence sound?", (Table.of(rows, without_value(VERDICT, rows)),))] if rows else []
+
+
+def refused(summary: dict[str, Any]) -> list[Section]:
+    """Cases that could not be measured."""
+    rows = summary["failed"]
+    return [Section("Cases that could not be measured", (Table.of(rows, FAILED_CASES),))] if rows else []
+
+
+def _models(summary: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["model"] for row in summary["rows"]))
 
 
 def _headline(model: str, summary: dict[str, Any]) -> str:

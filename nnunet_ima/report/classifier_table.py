@@ -1,4 +1,4 @@
-"""The printed result of an audit of classifiers, as Markdown that a terminal shows well too."""
+"""The result of an audit of classifiers in tables and sentences."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nnunet_ima.evidence.store import level_key
-from nnunet_ima.report.markdown import (
-    NOTHING,
-    VERDICT,
-    Column,
-    Row,
-    conclusion,
-    interval_text,
-    number,
-    table,
-    without_value,
-)
+from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
+from nnunet_ima.report.wording import NOTHING, VERDICT, conclusion, interval_text, number, without_value
 
 RATES = (
     "Shares have 95 % Wilson intervals. Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
@@ -33,7 +24,7 @@ PROBED = (
 )
 
 
-def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
+def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Document:
     """Return the report of an audit of classifiers.
 
     Args:
@@ -41,25 +32,33 @@ def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
         facts: what was attacked and how, one line each.
     """
     models, rows, levels = summary["models"], summary["rows"], _levels(summary)
-    parts = ["# Classifiers under noise", *_choice(summary), conclusion(summary)]
-    parts += [
-        "## Accuracy under the worst attack" + (f", by {_unit(summary)}" if levels else ""),
-        table(models, _overview(summary)),
-        "## In detail",
-        RATES.format(positive=summary["positive"]),
-        table(rows, without_value(_details(summary), rows)),
+    sections = [
+        Section(
+            "Accuracy under the worst attack" + (f", by {_unit(summary)}" if levels else ""),
+            (Table.of(models, _overview(summary)),),
+        ),
+        Section(
+            "In detail",
+            (
+                Text(RATES.format(positive=summary["positive"]), "note"),
+                Table.of(rows, without_value(_details(summary), rows)),
+            ),
+        ),
     ]
     if searched := [{"model": model["model"], **model["minimal"]} for model in models if model["minimal"]]:
-        parts += [f"## The smallest noise that makes a prediction wrong, in {_unit(summary)}", MINIMAL]
-        parts.append(table(searched, without_value(_MINIMAL, searched)))
+        title = f"The smallest noise that makes a prediction wrong, in {_unit(summary)}"
+        table = Table.of(searched, without_value(_MINIMAL, searched))
+        sections.append(Section(title, (Text(MINIMAL, "note"), table)))
     if summary["verdicts"]:
         checks = [{**model, "verdicts": _of(model, summary["verdicts"])} for model in models]
-        parts += ["## Is the evidence sound?", table(checks, without_value(_VERDICTS, checks))]
+        blocks: list[Block] = [Table.of(checks, without_value(_VERDICTS, checks))]
         if probes := [{"model": model["model"], **model["probe"]} for model in models if model["probe"]]:
-            parts += [PROBED, table(probes, without_value(_PROBES, probes))]
-        parts.append(table(summary["verdicts"], without_value(VERDICT, summary["verdicts"])))
-    parts += ["## What was attacked", "\n".join(f"- {name}: {value}" for name, value in facts.items())]
-    return "\n\n".join(parts)
+            blocks += [Text(PROBED, "note"), Table.of(probes, without_value(_PROBES, probes))]
+        blocks.append(Table.of(summary["verdicts"], without_value(VERDICT, summary["verdicts"])))
+        sections.append(Section("Is the evidence sound?", tuple(blocks)))
+    attacked = Bullets(tuple(f"{name}: {value}" for name, value in facts.items()))
+    sections.append(Section("What was attacked", (attacked,)))
+    return Document("Classifiers under noise", (*map(Text, _choice(summary)), conclusion(summary)), tuple(sections))
 
 
 def _choice(summary: dict[str, Any]) -> list[str]:

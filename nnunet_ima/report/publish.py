@@ -23,7 +23,8 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import raw_noise
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case
-from nnunet_ima.report.audit_table import report_text
+from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.markdown import markdown
 
 
 def publish(
@@ -47,7 +48,7 @@ def publish(
     folder = store.folder
     summary = summarise(findings, settings)
     write_summary(summary, findings.records, folder)
-    text = report_text(summary, _facts(pipelines, cases, settings, folder))
+    text = markdown(audit_report(summary, _facts(pipelines, cases, settings, folder)))
     figures = ["dice.png"] if settings.eps else []
     if settings.eps:
         draw_dice_curves(summary, folder / "dice.png")

@@ -29,7 +29,8 @@ from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.report.audit_table import report_text
+from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.markdown import markdown
 
 SETTINGS = Settings(
     attacks=("pgd", "standard"),
@@ -245,7 +246,7 @@ def test_levels_that_print_alike_are_measured_apart(pipeline: Pipeline, cases: l
     assert (tmp_path / "out" / "results" / "m" / cases[0].name / "fgsm@0.2000000001.json").is_file()
     requirement = Requirement(1.0, eps[1])
     assert "at ε = 0.2000000001, below 1" in unmet([requirement], found)[0]
-    table = report_text(summarise(found, settings), {})
+    table = markdown(audit_report(summarise(found, settings), {}))
     assert "| 0.2 " in table
     assert "| 0.2000000001 " in table
 

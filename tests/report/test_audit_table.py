@@ -10,7 +10,8 @@ from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
-from nnunet_ima.report.audit_table import report_text
+from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.markdown import markdown
 
 MakeFindings = Callable[..., Findings]
 
@@ -29,7 +30,7 @@ def table(text: str, heading: str) -> list[dict[str, str]]:
 
 @pytest.fixture
 def report(settings: Settings) -> Callable[[Findings], str]:
-    return lambda findings: report_text(summarise(findings, settings), {"seed": "7"})
+    return lambda findings: markdown(audit_report(summarise(findings, settings), {"seed": "7"}))
 
 
 def test_headline_says_it_all_first(make_findings: MakeFindings, report: Callable[[Findings], str]) -> None:
@@ -112,7 +113,7 @@ def test_table_of_a_model(make_findings: MakeFindings, report: Callable[[Finding
 
 def test_columns_without_any_value_are_dropped(make_findings: MakeFindings, settings: Settings) -> None:
     findings = make_findings(("weak",), bare=True)
-    text = report_text(summarise(findings, replace(settings, unit="rms")), {})
+    text = markdown(audit_report(summarise(findings, replace(settings, unit="rms")), {}))
     titles = set(table(text, "weak")[0])
     assert titles == {"ε", "σ (RMS)", "attack", "mean Dice [95 %]", "worst (case)", "Dice core", "pooled"}
     assert "None" not in text

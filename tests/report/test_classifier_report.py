@@ -12,6 +12,7 @@ from nnunet_ima.classification.examples import Example
 from nnunet_ima.classification.scores import wilson
 from nnunet_ima.report.classifier_figures import draw_accuracy_curves, draw_examples
 from nnunet_ima.report.classifier_table import classifier_report
+from nnunet_ima.report.markdown import markdown
 
 FACTS = {"images": "100, of which 60 COVID", "norm": "L2"}
 ACCURACY = {"ce": (95, 40, 0), "ima": (91, 80, 50)}  # of 100 images, at ε 0, 1 and 5
@@ -84,7 +85,7 @@ def cells(text: str, start: str) -> list[list[str]]:
 
 
 def test_the_report_begins_with_the_answer_and_the_table_of_accuracies() -> None:
-    text = classifier_report(summary(), FACTS)
+    text = markdown(classifier_report(summary(), FACTS))
     assert text.startswith("# Classifiers under noise\n\nWhich defence to take: **ima**, with a mean accuracy of 0.650")
     assert "0.910 without noise" in text
     assert "at most 8 points below the best" in text
@@ -95,7 +96,7 @@ def test_the_report_begins_with_the_answer_and_the_table_of_accuracies() -> None
 
 
 def test_the_report_holds_intervals_auc_smallest_noise_and_verdicts() -> None:
-    text = classifier_report(summary(), FACTS)
+    text = markdown(classifier_report(summary(), FACTS))
     clean, first, _ = cells(text, "ima")[1:4]
     assert first[1:4] == ["1", "0.00446", "0.800 [0.711, 0.867]"]
     assert first[6:] == ["0.800", "0.800", "0.800", "0.900 [0.850, 0.950]"]
@@ -111,7 +112,7 @@ def test_what_failed_is_said_at_once() -> None:
     found = copy.deepcopy(summary())
     found["verdicts"][1] |= {"result": "failed", "conclusive": False}
     found["models"][1]["conclusive"] = found["conclusive"] = False
-    text = classifier_report(found, FACTS)
+    text = markdown(classifier_report(found, FACTS))
     assert "The evidence on it is not conclusive" in text.splitlines()[2]
     assert "**NOT CONCLUSIVE.**" in text
     assert ["ima", "**not conclusive**", "the model is deterministic"] in cells(text, "ima")
@@ -124,7 +125,7 @@ def test_a_report_without_noise_or_search() -> None:
     found["settings"]["eps"] = []
     for model in found["models"]:
         model |= {"minimal": None, "mean_accuracy": None}
-    text = classifier_report(found, FACTS)
+    text = markdown(classifier_report(found, FACTS))
     assert cells(text, "ce")[0] == ["ce", "0.950"]
     assert "smallest noise" not in text
 
