@@ -49,7 +49,7 @@ def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
             noisy = {row["eps"]: row["random_dice"] for row in of_model if row["random_dice"] is not None}
             noisy = {0.0: clean["mean_dice"], **noisy}
             axis.plot(list(noisy), list(noisy.values()), RANDOM_STYLE, c=colour, lw=1.2, label=f"{model}: random noise")
-        axis.set(xlabel=_unit(summary), ylabel="mean Dice over cases", ylim=(0, 1.02), xlim=(0, None))
+        axis.set(xlabel=unit_of(summary), ylabel="mean Dice over cases", ylim=(0, 1.02), xlim=(0, None))
         axis.grid(alpha=0.3)
         _add_sigma(axis, summary)
         figure.legend(loc="outside lower center", ncols=1, fontsize=8)
@@ -71,7 +71,7 @@ def draw_margins(summary: Mapping[str, Any], file: Path) -> None:
             axis.stairs(standing, edges, baseline=None, color=colour, lw=2, label=entry["model"])
             axis.plot(fallen, np.full(len(fallen), -0.03 - 0.04 * number), "|", c=colour, ms=9)
         threshold = summary["margins"][0]["threshold"]
-        axis.set(xlabel=_unit(summary), ylabel=f"share of cases with Dice ≥ {threshold:g}", ylim=(-0.12, 1.05))
+        axis.set(xlabel=unit_of(summary), ylabel=f"share of cases with Dice ≥ {threshold:g}", ylim=(-0.12, 1.05))
         axis.set_xlim(0, max(entry["largest_tried"] for entry in summary["margins"]))
         axis.set_yticks(np.linspace(0, 1, 6))
         axis.grid(alpha=0.3)
@@ -157,7 +157,7 @@ def _add_sigma(axis: Any, summary: Mapping[str, Any]) -> None:
         upper.set_xlabel("σ per voxel (root mean square)" if summary["settings"]["norm"] == "L2" else "σ per voxel")
 
 
-def _unit(summary: Mapping[str, Any]) -> str:
+def unit_of(summary: Mapping[str, Any]) -> str:
     """What ε means, for an axis."""
     settings = summary["settings"]
     meaning = {

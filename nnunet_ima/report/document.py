@@ -29,6 +29,21 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Light:
+    """A traffic light that tells its colour in a word, too.
+
+    Attributes:
+        colour: "green", "amber", "red" or "grey".
+        word: what it means.
+        sentence: for a layman.
+    """
+
+    colour: str
+    word: str
+    sentence: str
+
+
+@dataclass(frozen=True)
 class Bullets:
     """A list, with a sentence before it."""
 
@@ -136,7 +151,7 @@ class Viewer:
     note: str = ""
 
 
-Block = Text | Bullets | Table | Picture | Chart | Viewer
+Block = Text | Light | Bullets | Table | Picture | Chart | Viewer
 
 
 @dataclass(frozen=True)

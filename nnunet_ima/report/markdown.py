@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from nnunet_ima.report.document import Block, Bullets, Chart, Document, Picture, Table, Text, Viewer
+from nnunet_ima.report.document import Block, Bullets, Chart, Document, Light, Picture, Table, Text, Viewer
 
 
 def markdown(document: Document) -> str:
@@ -18,6 +18,8 @@ def markdown(document: Document) -> str:
 def _block(block: Block) -> str:
     if isinstance(block, Text):
         return block.text.replace("* ", "\\* ", 1) if block.text.startswith("* ") else block.text
+    if isinstance(block, Light):
+        return f"**{block.word}.** {block.sentence}"
     if isinstance(block, Bullets):
         return "\n".join([*([f"{block.lead}\n"] if block.lead else []), *(f"- {item}" for item in block.items)])
     if isinstance(block, Table):

@@ -9,22 +9,28 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
-import torch
 
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.audit.settings import Settings
 from nnunet_ima.audit.summary import summarise, write_summary
 from nnunet_ima.evidence.findings import Findings
-from nnunet_ima.evidence.records import Result
-from nnunet_ima.evidence.store import Store, level_key
+from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import write_atomically
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.inference.volume import raw_noise
 from nnunet_ima.inference.volumes import Volumes
-from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case
+from nnunet_ima.report.audit_figures import draw_dice_curves, draw_margins, draw_worst_case
 from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.dossier import dossier
+from nnunet_ima.report.html import html
+from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.markdown import markdown
+from nnunet_ima.report.material import Material, of_case, write_material
+from nnunet_ima.report.volumes import fit
+
+DOSSIER = "dossier.html"
+SHOWN = 12  # cases of a model that a dossier shows, the worst ones
+ROOM = 10_000_000  # bytes of their volumes in it
 
 
 def publish(
@@ -48,23 +54,31 @@ def publish(
     folder = store.folder
     summary = summarise(findings, settings)
     write_summary(summary, findings.records, folder)
-    text = markdown(audit_report(summary, _facts(pipelines, cases, settings, folder)))
+    facts = _facts(pipelines, cases, settings, folder)
+    text = markdown(audit_report(summary, facts))
     figures = ["dice.png"] if settings.eps else []
     if settings.eps:
         draw_dice_curves(summary, folder / "dice.png")
     if summary["margins"]:
         draw_margins(summary, folder / "margins.png")
         figures.append("margins.png")
+    kept = Kept(findings, cases, folder, volumes or Volumes())
     for name, pipeline in pipelines.items():
-        record = _worst_record(name, findings, folder, pipeline)
-        if record is not None:
+        worst = kept.worst(name, pipeline)
+        if worst is not None:
             figures.append(f"worst_case_{name}.png")
-            draw_worst_case(_worst_case(record, pipeline, cases, folder, volumes or Volumes()), folder / figures[-1])
+            draw_worst_case(worst, folder / figures[-1])
         elif settings.eps and any(record.model == name for record in findings.records):
             text += f"\n\nNo figure of {name}'s worst case: its noise or its predictions are not in images/"
     images = "\n\n".join(f"![{name}]({quote(name)})" for name in figures)
     write_atomically(folder / "report.md", f"{text}\n\n{images}\n" if images else f"{text}\n")
-    return f"{text}\n\nReport, figures and all results: {folder}"
+    shown = [it for name, pipeline in pipelines.items() for it in kept.shown(name, pipeline, SHOWN)]
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    fitting, note = fit(shown, ROOM)
+    material = Material(folder, summary, facts, of_case(findings.records), manifest, tuple(fitting), note)
+    write_material(material)
+    write_atomically(folder / DOSSIER, html(dossier(material)))
+    return f"{text}\n\nReport, figures and all results: {folder}\nTo read, look into and file: {folder / DOSSIER}"
 
 
 def _facts(
@@ -126,49 +140,4 @@ def _pipeline_in_words(pipeline: Pipeline) -> str:
         f"{model.configuration_name} of {model.trainer}, fold {', '.join(model.folds)}; sliding window "
         f"{'×'.join(map(str, model.configuration.patch_size))} with step {pipeline.step_size:g}, {mirrored}; "
         f"on {model.device}"
-    )
-
-
-def _worst_record(name: str, findings: Findings, folder: Path, pipeline: Pipeline) -> Result | None:
-    """The result where Dice falls furthest, by the smallest noise that does it; None if no files of any are kept."""
-    records = [record for record in findings.records if record.model == name and record.attack != "clean"]
-    records.sort(key=lambda record: (record.dice - record.clean_dice, record.eps))
-    for record in records:  # noise is kept of each level's worst attack alone
-        if all(file.is_file() for file in _files(record, folder, pipeline)):
-            return record
-    return None
-
-
-def _files(record: Result, folder: Path, pipeline: Pipeline) -> tuple[Path, Path, Path]:
-    """Noise, clean prediction and attacked prediction of a result."""
-    images = folder / "images" / record.model / record.case
-    place = f"{record.attack}@{level_key(record.eps)}"
-    ending = pipeline.model.dataset_json["file_ending"]
-    return images / f"noise_{place}.npy", images / f"clean{ending}", images / f"{place}{ending}"
-
-
-def _worst_case(record: Result, pipeline: Pipeline, cases: Sequence[Case], folder: Path, volumes: Volumes) -> WorstCase:
-    """Everything on the raw grid that the figure of a result shows."""
-    noise_file, *predictions = _files(record, folder, pipeline)
-    model = pipeline.model
-    volume = volumes(next(case for case in cases if case.name == record.case), model)
-    reader = model.plans.image_reader_writer_class()
-    noise = raw_noise(volume, torch.from_numpy(np.load(noise_file)).float(), model)
-    channel = int(np.square(noise).sum((1, 2, 3)).argmax())
-    raw, _ = reader.read_images([str(image) for image in volume.case.images])
-    label, clean, attacked = (volume.label, *(reader.read_seg(str(file))[0][0] for file in predictions))
-    ignore = model.label_manager.ignore_label
-    if ignore is not None:  # voxels that count nowhere are no failure
-        label, clean, attacked = (np.where(volume.label == ignore, 0, array) for array in (label, clean, attacked))
-    channels = f", channel {channel}" if len(noise) > 1 else ""
-    return WorstCase(
-        title=f"{record.model}: {record.case} under {record.attack}, ε = {record.eps:g}{channels}; "
-        f"Dice {record.clean_dice:.3f} without noise, {record.dice:.3f} with it",
-        image=raw[channel],
-        noise=noise[channel],
-        unit="σ" if volume.scale is None else "raw units",
-        label=label,
-        clean=clean,
-        attacked=attacked,
-        spacing=volume.properties["spacing"],
     )

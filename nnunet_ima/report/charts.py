@@ -1,0 +1,94 @@
+"""Curves of an audit that a reader can query, as Plotly's JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunet_ima.evidence.store import level_key
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+DASHES = ("solid", "dash", "dashdot", "dot")
+
+
+def dice_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """Mean Dice against ε, a line for each model and attack, with 95 % intervals.
+
+    Args:
+        summary: see `audit.summary.summarise`.
+        unit: what ε means, for the axis.
+    """
+    rows = summary["rows"]
+    data = []
+    for number, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        of_model = [row for row in rows if row["model"] == model]
+        clean = next(row for row in of_model if row["attack"] == "clean")
+        attacks = dict.fromkeys(row["attack"] for row in of_model if row["attack"] != "clean")
+        for style, attack in enumerate(attacks):
+            line = [clean, *(row for row in of_model if row["attack"] == attack)]
+            mean = [row["mean_dice"] for row in line]
+            bars = {}
+            if all(row["interval"] for row in line):
+                bars = {
+                    "error_y": {
+                        "type": "data",
+                        "symmetric": False,
+                        "array": [row["interval"][1] - row["mean_dice"] for row in line],
+                        "arrayminus": [row["mean_dice"] - row["interval"][0] for row in line],
+                        "thickness": 1,
+                    }
+                }
+            data.append(
+                {
+                    "x": [row["eps"] for row in line],
+                    "y": mean,
+                    "name": f"{_plain(model)}: {_plain(attack)}",
+                    "mode": "lines+markers",
+                    "line": {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[style % len(DASHES)]},
+                    "text": [f"worst: {_plain(row['worst_case'])}, {row['worst_dice']:.3f}" for row in line],
+                    "hovertemplate": "ε = %{x}: %{y:.3f}<br>%{text}",
+                    **bars,
+                }
+            )
+    return {"data": data, "layout": _layout(unit, "mean Dice over cases", [0, 1.02])}
+
+
+def margin_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
+    """Share of cases that still stand against ε, a step for each case that falls.
+
+    Args:
+        summary: see `audit.summary.summarise`; it holds margins.
+        unit: what ε means, for the axis.
+    """
+    data = []
+    for number, entry in enumerate(summary["margins"]):
+        fallen = sorted((eps, case) for case, eps in entry["values"].items() if eps is not None)
+        count = entry["cases"]
+        data.append(
+            {
+                "x": [0.0, *(eps for eps, _ in fallen), entry["largest_tried"]],
+                "y": [1.0, *(1 - place / count for place in range(1, len(fallen) + 1)), 1 - len(fallen) / count],
+                "text": ["", *(f"{_plain(case)} falls at {level_key(round(eps, 4))}" for eps, case in fallen), ""],
+                "name": _plain(entry["model"]),
+                "mode": "lines+markers",
+                "line": {"shape": "hv", "color": COLOURS[number % len(COLOURS)]},
+                "hovertemplate": "ε = %{x:.3g}: %{y:.0%}<br>%{text}",
+            }
+        )
+    threshold = summary["margins"][0]["threshold"]
+    return {"data": data, "layout": _layout(unit, f"share of cases with Dice ≥ {threshold:g}", [0, 1.05])}
+
+
+def _layout(unit: str, quantity: str, limits: list[float]) -> dict[str, Any]:
+    return {
+        "xaxis": {"title": {"text": unit}, "rangemode": "tozero", "gridcolor": "#8884"},
+        "yaxis": {"title": {"text": quantity}, "range": limits, "gridcolor": "#8884"},
+        "legend": {"orientation": "h", "y": -0.25},
+        "margin": {"l": 60, "r": 20, "t": 20, "b": 60},
+        "hovermode": "closest",
+    }
+
+
+def _plain(name: str) -> str:
+    """A name in which Plotly, which knows some tags, finds none."""
+    return name.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("%", "&#37;")

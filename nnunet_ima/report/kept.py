@@ -1,0 +1,136 @@
+"""What an audit has kept of its cases, on the raw images' grid, for figures and viewers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813
+import torch
+
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Result
+from nnunet_ima.evidence.store import level_key
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.inference.volume import Volume, raw_noise
+from nnunet_ima.inference.volumes import Volumes
+from nnunet_ima.report.audit_figures import WorstCase
+from nnunet_ima.report.volumes import Attacked, CaseVolumes, affine_of
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The images of an audit.
+
+    Attributes:
+        findings: of the audit.
+        cases: of the audit.
+        folder: of the audit.
+        volumes: reads the cases.
+    """
+
+    findings: Findings
+    cases: Sequence[Case]
+    folder: Path
+    volumes: Volumes
+
+    def worst(self, model: str, pipeline: Pipeline) -> WorstCase | None:
+        """The case where Dice falls furthest, by the smallest noise that does it; None if no files of any are kept."""
+        records = [it for it in self.findings.records if it.model == model and it.attack != "clean"]
+        records.sort(key=lambda record: (record.dice - record.clean_dice, record.eps))
+        for record in records:  # noise is kept of each level's worst attack alone
+            if self._are_there(record, pipeline):
+                return self._worst_case(record, pipeline)
+        return None
+
+    def shown(self, model: str, pipeline: Pipeline, most: int) -> list[CaseVolumes]:
+        """The worst cases of a model that are kept, worst first."""
+        of_case: dict[str, dict[float, Result]] = {}
+        for record in self.findings.records:
+            if record.model == model and record.attack != "clean" and self._are_there(record, pipeline):
+                of_case.setdefault(record.case, {})[record.eps] = record
+        lowest = {case: min(record.dice for record in levels.values()) for case, levels in of_case.items()}
+        worst = sorted(of_case, key=lambda case: lowest[case])[:most]
+        return [self._volumes(list(dict(sorted(of_case[case].items())).values()), pipeline) for case in worst]
+
+    def _are_there(self, record: Result, pipeline: Pipeline) -> bool:
+        return all(file.is_file() for file in self._files(record, pipeline))
+
+    def _files(self, record: Result, pipeline: Pipeline) -> tuple[Path, Path, Path]:
+        """Noise, clean prediction and attacked prediction of a result."""
+        images = self.folder / "images" / record.model / record.case
+        place = f"{record.attack}@{level_key(record.eps)}"
+        ending = pipeline.model.dataset_json["file_ending"]
+        return images / f"noise_{place}.npy", images / f"clean{ending}", images / f"{place}{ending}"
+
+    def _volumes(self, records: Sequence[Result], pipeline: Pipeline) -> CaseVolumes:
+        """A case with the results of its levels; of several channels, the one with most of the largest noise."""
+        model = pipeline.model
+        volume = self.volumes(next(case for case in self.cases if case.name == records[0].case), model)
+        reader = model.plans.image_reader_writer_class()
+        found = []
+        for record in records:
+            noise, *predictions = self._files(record, pipeline)
+            found.append((record, _raw(noise, volume, pipeline), reader.read_seg(str(predictions[1]))[0][0]))
+        channel = int(np.square(found[-1][1]).sum((1, 2, 3)).argmax())
+        raw, properties = reader.read_images([str(image) for image in volume.case.images])
+        clean = reader.read_seg(str(self._files(records[0], pipeline)[1]))[0][0]
+        fragile = self.folder / "images" / records[0].model / records[0].case / "fragility.nii.gz"
+        ignore = model.label_manager.ignore_label
+        counts = np.ones_like(volume.label) if ignore is None else (volume.label != ignore)
+        return CaseVolumes(
+            model=records[0].model,
+            case=records[0].case,
+            dice=records[0].clean_dice,
+            affine=affine_of(properties),
+            image=raw[channel],
+            label=volume.label * counts,  # voxels that count nowhere are no failure
+            clean=clean * counts,
+            fragility=_fragility(fragile, reader, volume.label.shape),
+            unit="σ" if volume.scale is None else "raw units",
+            levels=tuple(
+                Attacked(record.eps, record.attack, record.dice, noise[channel], predicted * counts)
+                for record, noise, predicted in found
+            ),
+        )
+
+    def _worst_case(self, record: Result, pipeline: Pipeline) -> WorstCase:
+        found = self._volumes([record], pipeline)
+        (level,) = found.levels
+        volume = self.volumes(next(case for case in self.cases if case.name == record.case), pipeline.model)
+        channels = len(volume.image)
+        named = ""
+        if channels > 1:
+            noise = _raw(self._files(record, pipeline)[0], volume, pipeline)
+            named = f", channel {int(np.square(noise).sum((1, 2, 3)).argmax())}"
+        return WorstCase(
+            title=f"{record.model}: {record.case} under {record.attack}, ε = {record.eps:g}{named}; "
+            f"Dice {record.clean_dice:.3f} without noise, {record.dice:.3f} with it",
+            image=found.image,
+            noise=level.noise,
+            unit=found.unit,
+            label=found.label,
+            clean=found.clean,
+            attacked=level.predicted,
+            spacing=volume.properties["spacing"],
+        )
+
+
+def _raw(file: Path, volume: Volume, pipeline: Pipeline) -> np.ndarray:
+    """Kept noise (C, Z, Y, X) in raw units."""
+    return raw_noise(volume, torch.from_numpy(np.load(file)).float(), pipeline.model)
+
+
+def _fragility(file: Path, reader: Any, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The kept map (Z, Y, X) as a model's reader turns it; None where it is missing."""
+    if not file.is_file():
+        return None
+    if ".nii.gz" in reader.supported_file_endings:
+        read: np.ndarray = reader.read_images([str(file)])[0][0]
+    else:
+        read = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
+    return read.reshape(shape)

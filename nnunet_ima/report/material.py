@@ -1,0 +1,113 @@
+"""What a dossier is made of: kept beside an audit's results, so that it can be made again without the models."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from nnunet_ima.evidence.records import Result
+from nnunet_ima.evidence.schema import to_json
+from nnunet_ima.evidence.store import MANIFEST
+from nnunet_ima.files import atomic_file, read_json
+from nnunet_ima.report.document import Layer, Shown
+
+FILE, SCHEMA = "dossier.json.gz", 1
+OF_CASE = ("model", "case", "attack", "eps", "dice", "clean_dice", "dice_per_class", "overlap", "hd95_mm", "missed")
+
+
+@dataclass(frozen=True)
+class Material:
+    """An audit as its dossier needs it.
+
+    Attributes:
+        folder: of the audit, which holds its figures.
+        summary: see `audit.summary.summarise`.
+        facts: what was attacked and how, one line each.
+        cases: each result, with the fields `OF_CASE`.
+        manifest: see `evidence.store`.
+        shown: volumes of the worst cases.
+        note: what was done to them to keep them small.
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+    facts: dict[str, str]
+    cases: list[dict[str, Any]]
+    manifest: dict[str, Any]
+    shown: tuple[Shown, ...]
+    note: str
+
+
+def of_case(records: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return results as `Material.cases` holds them."""
+    return [{key: to_json(getattr(record, key)) for key in OF_CASE} for record in records]
+
+
+def write_material(material: Material) -> None:
+    """Keep what the folder does not hold elsewhere."""
+    content = {
+        "schema": SCHEMA,
+        "facts": material.facts,
+        "cases": material.cases,
+        "shown": [_as_json(shown) for shown in material.shown],
+        "note": material.note,
+    }
+    packed = gzip.compress(json.dumps(content, allow_nan=False).encode(), mtime=0)
+    with atomic_file(material.folder / FILE) as stream:
+        stream.write(packed)
+
+
+def read_material(folder: Path) -> Material:
+    """Read what an audit has kept.
+
+    Raises:
+        FileNotFoundError: the folder holds no audit, or one by a release that wrote no dossier.
+        ValueError: a file is damaged, or of another release.
+    """
+    way_out = "run the audit's command again: it goes on with what is measured, and writes what is missing"
+    summary = read_json(folder / "summary.json", missing="the folder holds no finished audit", damaged=way_out)
+    manifest = read_json(folder / MANIFEST, missing="the folder holds no audit", damaged=way_out)
+    file = folder / FILE
+    if not file.is_file():
+        msg = f"{file} is missing; {way_out}"
+        raise FileNotFoundError(msg)
+    try:
+        content = json.loads(gzip.decompress(file.read_bytes()))
+        if content["schema"] != SCHEMA:
+            msg = f"{file} was written by another release (schema {content['schema']!r}, not {SCHEMA}); {way_out}"
+            raise ValueError(msg)
+        shown = tuple(_from_json(entry) for entry in content["shown"])
+        parts = content["facts"], content["cases"]
+        return Material(folder, summary, *parts, manifest, shown, content["note"])
+    except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
+        msg = f"{file} is damaged ({error}); {way_out}"
+        raise ValueError(msg) from error
+
+
+def _as_json(part: Shown | Layer) -> dict[str, Any]:
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    return {
+        key: b64encode(value).decode()
+        if isinstance(value, bytes)
+        else [_as_json(layer) for layer in value]
+        if isinstance(value, tuple)
+        else value
+        for key, value in values.items()
+    }
+
+
+VOLUMES = ("image", "label", "clean", "fragility", "noise", "predicted")
+
+
+def _from_json(entry: dict[str, Any]) -> Shown:
+    layers = tuple(Layer(**_with_bytes(layer)) for layer in entry["layers"])
+    return Shown(**_with_bytes({**entry, "layers": layers}))
+
+
+def _with_bytes(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: b64decode(value) if key in VOLUMES and value is not None else value for key, value in entry.items()}
