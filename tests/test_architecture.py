@@ -21,7 +21,7 @@ from nnunet_ima.architecture import MOVED, NETWORKS, PARTS, check_architecture
 from nnunet_ima.classification.head import small_architecture
 from nnunet_ima.classification.networks import new_network, save_classifier
 from nnunet_ima.classification.settings import resolve_settings
-from nnunet_ima.commands import attack, covid
+from nnunet_ima.commands import attack, classify
 
 FILE = Path("plans.json")
 
@@ -187,7 +187,8 @@ def test_a_classifier_cannot_make_pytorch_run_a_file_of_a_stranger(
     description["architecture"]["arch_kwargs"] |= trap
     save_classifier(tmp_path / "model.pt", network, description, ("a", "b"), settings, 1)
     np.save(tmp_path / "image.npy", np.zeros((4, 4)))
-    error = refused(capsys, covid.main, ["predict", str(tmp_path / "image.npy"), "--model", str(tmp_path / "model.pt")])
+    arguments = ["predict", str(tmp_path / "image.npy"), "--model", str(tmp_path / "model.pt")]
+    error = refused(capsys, classify.main, arguments)
     assert "model.pt names monai.losses.perceptual.PerceptualLoss" in error
     assert not (tmp_path / "marker").exists()
     spring(trap, tmp_path / "marker")

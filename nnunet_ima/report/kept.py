@@ -77,7 +77,7 @@ class Kept:
             noise, *predictions = self._files(record, pipeline)
             found.append((record, _raw(noise, volume, pipeline), reader.read_seg(str(predictions[1]))[0][0]))
         channel = int(np.square(found[-1][1]).sum((1, 2, 3)).argmax())
-        raw, properties = reader.read_images([str(image) for image in volume.case.images])
+        raw, _ = reader.read_images([str(image) for image in volume.case.images])
         clean = reader.read_seg(str(self._files(records[0], pipeline)[1]))[0][0]
         fragile = self.folder / "images" / records[0].model / records[0].case / "fragility.nii.gz"
         ignore = model.label_manager.ignore_label
@@ -86,7 +86,7 @@ class Kept:
             model=records[0].model,
             case=records[0].case,
             dice=records[0].clean_dice,
-            affine=affine_of(properties),
+            affine=affine_of(volume.properties),
             image=raw[channel],
             label=volume.label * counts,  # voxels that count nowhere are no failure
             clean=clean * counts,

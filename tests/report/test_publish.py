@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
 from nnunet_ima.report.audit_figures import WorstCase
+from nnunet_ima.report.material import read_material
 from nnunet_ima.report.publish import publish
 
 SHAPE = (4, 12, 10)
@@ -56,7 +59,8 @@ def fake_pipeline() -> Any:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     provenance = {"versions": {"torch": "2.9"}, "device": "a CPU", "precision": "float32"}
-    return Store(tmp_path / "out", {"settings": "some"}, provenance)
+    question = {"settings": "some", "models": {}, "cases": {}}
+    return Store(tmp_path / "out", question, provenance)
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def worst(monkeypatch: pytest.MonkeyPatch) -> list[WorstCase]:
 
     drawing = module.draw_worst_case
     monkeypatch.setattr("nnunet_ima.inference.volumes.read_volume", read_volume)
-    monkeypatch.setattr(module, "raw_noise", lambda volume, noise, model: 50 * noise.numpy())
+    monkeypatch.setattr("nnunet_ima.report.kept.raw_noise", lambda volume, noise, model: 50 * noise.numpy())
     monkeypatch.setattr(module, "draw_worst_case", draw)
     return shown
 
@@ -120,13 +124,35 @@ def test_all_files_are_written_and_told(
         write_images(store, model, "case_0", 1.0, 5.0)
     text = publish(findings, {"weak": fake_pipeline(), "hard": fake_pipeline()}, cases, settings, store)
     figures = {"dice.png", "margins.png", "worst_case_weak.png", "worst_case_hard.png"}
-    assert names(store) == {"manifest.json", "summary.json", "summary.csv", "cases.csv", "report.md", *figures}
-    assert text.endswith(f"Report, figures and all results: {store.folder}")
+    tables = {"manifest.json", "summary.json", "summary.csv", "cases.csv", "report.md"}
+    assert names(store) == {*tables, *figures, "dossier.html", "dossier.json.gz"}
+    assert f"Report, figures and all results: {store.folder}\n" in text
+    assert text.endswith(f"To read, look into and file: {store.folder / 'dossier.html'}")
     report = (store.folder / "report.md").read_text()
     assert report.startswith("# Robustness audit\n\n**weak**: mean Dice 0.880 without noise, 0.380 under")
     assert all(f"![{name}]({name})" in report for name in figures)
     assert len(list(csv.reader((store.folder / "cases.csv").open()))) == len(findings.records) + 1
     assert len(json.loads((store.folder / "summary.json").read_text())["rows"]) == 6
+
+
+def test_the_dossier_shows_what_the_audit_has_kept(
+    make_findings: MakeFindings, settings: Settings, store: Store, cases: list[Case], worst: list[WorstCase]
+) -> None:
+    for case in cases[:2]:
+        write_images(store, "weak", case.name, 1.0, 5.0)
+    publish(make_findings(("weak",)), {"weak": fake_pipeline()}, cases, settings, store)
+    material = read_material(store.folder)
+    assert [(it.case, [layer.eps for layer in it.layers]) for it in material.shown] == [
+        ("case_1", [1.0, 5.0]),
+        ("case_0", [1.0, 5.0]),
+    ]
+    shown = material.shown[0]
+    read = {name: nib.Nifti1Image.from_bytes(gzip.decompress(getattr(shown, name))) for name in ("image", "label")}
+    assert np.allclose(read["image"].get_fdata(), np.load(cases[1].images[0]).T)
+    assert set(np.unique(read["label"].get_fdata())) == {0, 1}  # what counts nowhere is not shown
+    noise = nib.Nifti1Image.from_bytes(gzip.decompress(shown.layers[1].noise)).get_fdata()
+    assert np.unique(noise) == pytest.approx([250.0])
+    assert len(material.cases) == 9
 
 
 def test_facts_tell_what_the_numbers_depend_on(
