@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -129,6 +129,15 @@ class Attack:
     dry_run: bool = False
     """Print what the audit will cost, and stop."""
 
+    lock: Path | None = None
+    """Write the protocol of this audit (attacks, levels, models, cases, by their hashes) into a TOML file, and stop."""
+
+    protocol: Path | None = None
+    """Protocol that was locked before: the audit is refused where it differs."""
+
+    allow_deviations: bool = False
+    """List deviations from the protocol in the report instead of refusing them."""
+
     def run(self) -> None:
         """Check everything, measure, print, judge."""
         self._check()
@@ -136,6 +145,7 @@ class Attack:
         from nnunet_ima.audit.forecast import forecast
         from nnunet_ima.audit.run import find_faults, run_audit
         from nnunet_ima.evidence.gate import parse_requirements, unmet
+        from nnunet_ima.evidence.protocol import lock, make_protocol
         from nnunet_ima.evidence.provenance import provenance, question
         from nnunet_ima.evidence.store import Store
         from nnunet_ima.inference.pipeline import Pipeline
@@ -154,24 +164,56 @@ class Attack:
         from nnunet_ima.inference.volumes import Volumes
         from nnunet_ima.report.publish import publish
 
+        asked = question(pipelines, cases, settings.question())
+        planned = make_protocol(asked, settings.attacks, settings.eps, self.check_cases, self.require)
+        if self.lock is not None:
+            print(f"{self.lock}: SHA-256 {lock(planned, self.lock)}\nRun the same command with --protocol {self.lock}")
+            return
+        protocol = self._followed(planned)
+
         faults = find_faults(pipelines, cases)
         if all(faults.values()):  # before the audit claims its folder
             raise ValueError(_nothing(fault for found in faults.values() for fault in found))
-        store = Store(self.output, question(pipelines, cases, settings.question()), provenance(pipelines))
+        store = Store(self.output, asked, provenance(pipelines))
         volumes = Volumes()
         findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults, volumes)
         if not findings.records:
             store.release()
             raise ValueError(_nothing(row.error for row in findings.failed))
-        print(publish(findings, pipelines, cases, settings, store, volumes))
+        print(publish(findings, pipelines, cases, settings, store, volumes, protocol))
         if shortfalls := unmet(requirements, findings):
             print(f"--require is not met: {'; '.join(shortfalls)}")
             raise SystemExit(1)
+
+    def _followed(self, planned: dict[str, Any]) -> str:
+        """What the report says of a protocol; a run that differs from it is refused, unless that is allowed."""
+        from nnunet_ima.evidence.protocol import deviations, read_protocol
+        from nnunet_ima.evidence.store import sha256
+
+        if self.protocol is None:
+            return "none was locked before the run"
+        locked = read_protocol(self.protocol)
+        found = deviations(locked, planned)
+        if found and not self.allow_deviations:
+            more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+            msg = (
+                f"this run differs from {self.protocol}: {'; '.join(found[:5])}{more}. Run what was locked, or add "
+                "--allow-deviations, and the report lists them"
+            )
+            raise ValueError(msg)
+        told = f"locked {locked.get('locked', 'at an unknown time')}, SHA-256 {sha256([self.protocol])}; "
+        return told + (f"DEVIATIONS: {'; '.join(found)}" if found else "no deviations")
 
     def _check(self) -> None:
         """Refuse what can be refused at once."""
         from nnunet_ima.attacks.presets import PRESETS
 
+        if self.lock is not None and self.protocol is not None:
+            msg = "--lock writes a protocol, --protocol follows one; name one of them"
+            raise ValueError(msg)
+        if self.allow_deviations and self.protocol is None:
+            msg = "--allow-deviations needs a --protocol to deviate from"
+            raise ValueError(msg)
         if (self.task is None) == (not self.model):
             msg = "name either a --task or one or two --model folders"
             raise ValueError(msg)

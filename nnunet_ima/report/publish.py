@@ -40,6 +40,7 @@ def publish(
     settings: Settings,
     store: Store,
     volumes: Volumes | None = None,
+    protocol: str = "none was locked before the run",
 ) -> str:
     """Write summary, tables, report and figures into the audit's folder; returns the report and where all that lies.
 
@@ -50,11 +51,12 @@ def publish(
         settings: of the audit.
         store: its results.
         volumes: reads the cases; None: one of its own.
+        protocol: whether one was locked, and followed, in words.
     """
     folder = store.folder
     summary = summarise(findings, settings)
     write_summary(summary, findings.records, folder)
-    facts = _facts(pipelines, cases, settings, folder)
+    facts = {"protocol": protocol} | _facts(pipelines, cases, settings, folder)
     text = markdown(audit_report(summary, facts))
     figures = ["dice.png"] if settings.eps else []
     if settings.eps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -92,9 +93,31 @@ def test_equal_audits_are_equal_to_the_byte(
     monkeypatch.setattr("nnunet_ima.audit.case_audit.perf_counter", lambda: next(clock))
     for output in ("one", "two"):
         main(arguments(trained_model, own_cases, tmp_path / output))
-    for name in ("summary.json", "summary.csv", "cases.csv", "report.md"):
+    for name in ("summary.json", "summary.csv", "cases.csv", "report.md", "dossier.html"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert "seconds" in json.loads(next((tmp_path / "one").glob("results/*/*/fgsm@0.3.json")).read_text())
+
+
+def test_a_locked_protocol_is_followed_or_its_deviations_are_told(
+    trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys
+) -> None:
+    file = tmp_path / "protocol.toml"
+    command = arguments(trained_model, own_cases, tmp_path / "out")
+    main([*command, "--lock", str(file)])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert f"SHA-256 {digest}" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    followed = ["--protocol", str(file)]
+    error = refused(capsys, [*command, "--seed", "1", *followed])
+    assert "differs from" in error
+    assert "settings seed: 0 in the protocol, now 1" in error
+    assert not (tmp_path / "out").exists()
+    main([*command, *followed])
+    assert f"SHA-256 {digest}; no deviations" in capsys.readouterr().out
+    main([*arguments(trained_model, own_cases, tmp_path / "other", "--seed", "1"), *followed, "--allow-deviations"])
+    assert "DEVIATIONS: settings seed: 0 in the protocol, now 1" in capsys.readouterr().out
+    assert "DEVIATIONS" in (tmp_path / "other" / "dossier.html").read_text()
+    assert "needs a --protocol" in refused(capsys, [*command, "--allow-deviations"])
 
 
 def test_other_arguments_into_the_same_folder(
