@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -64,12 +67,14 @@ class Demo:
         for model, trainer in MODELS.items():
             self._train(model, trainer)
         rows = self._attack(results)
+        dossier = self._audit(results)
         text = _table(rows, self.eps)
         (self.output / "table.md").write_text(text, encoding="utf-8")
         (self.output / "table.json").write_text(json.dumps(rows, indent=2), encoding="utf-8")
         print(f"\nPooled Dice on held-out slices, {self.steps}-step PGD, L2 noise (RMS, in σ of the image):\n\n{text}")
         print(f"Table {self.output / 'table.md'}, figure {self.output / 'demo.png'}.")
         print(f"Trainings' logs and plots: {results}")
+        print(f"An audit of both models to read and to look into, in any browser: {dossier}")
         print(f"Done in {perf_counter() - begin:.0f} s.")
 
     def _claim(self) -> None:
@@ -106,6 +111,31 @@ class Demo:
         log.unlink(missing_ok=True)  # of an earlier demo
         run_training(arguments, log, model, self.epochs)
 
+    def _audit(self, results: Path) -> Path:
+        """Audit both models on two volumes through nnU-Net's whole inference; returns the dossier."""
+        from nnunet_ima.commands.attack import Attack
+
+        folder = self.output / "audit"
+        shutil.rmtree(folder, ignore_errors=True)  # of an earlier demo
+        with redirect_stdout(StringIO()):  # the dossier says it all
+            Attack(
+                model=tuple(self._folder(results, trainer) for trainer in MODELS.values()),
+                eps=tuple(value for value in self.eps if value),
+                eps_unit="rms",
+                limit=2,
+                steps=min(self.steps, 20),
+                no_tta=True,
+                no_margins=True,
+                check_cases=1,
+                output=folder,
+                device="cpu",
+            ).run()
+        return folder / "dossier.html"
+
+    def _folder(self, results: Path, trainer: str) -> Path:
+        plans = "nnUNetPlans" if trainer == MODELS["plain nnU-Net"] else "nnUNetPlansWarm"
+        return results / f"{trainer}__{plans}__{CONFIGURATION}"
+
     def _attack(self, results: Path) -> dict[str, list[dict[str, Any]]]:
         """Attack both models on the held-out slices and draw the figure."""
         from nnunet_ima.audit import paper_protocol as protocol
@@ -114,8 +144,7 @@ class Demo:
         rows: dict[str, list[dict[str, Any]]] = {}
         panels: dict[str, list[tuple[str, Any, Any]]] = {}
         for model, trainer in MODELS.items():
-            plans = "nnUNetPlans" if trainer == MODELS["plain nnU-Net"] else "nnUNetPlansWarm"
-            loaded = protocol.load_model(results / f"{trainer}__{plans}__{CONFIGURATION}")
+            loaded = protocol.load_model(self._folder(results, trainer))
             inputs = protocol.network_inputs(loaded, protocol.validation_cases(loaded))
             shown = max(range(len(inputs)), key=lambda index: int((inputs[index][1] > 0).sum()))
             rows[model], panels[model] = [], []
