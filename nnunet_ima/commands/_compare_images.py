@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
@@ -70,12 +70,21 @@ class CompareImages(ImageTraining):
         from nnunet_ima.report.classifier_figures import draw_accuracy_curves, draw_examples
         from nnunet_ima.report.classifier_table import classifier_report
         from nnunet_ima.report.comparison import Evidence, best_sentences, comparison_table, draw_comparison
+        from nnunet_ima.report.document import Picture, Section
+        from nnunet_ima.report.html import html
         from nnunet_ima.report.markdown import markdown
 
         draw_accuracy_curves(compared.summary, folder / "accuracy.png")
         draw_examples(compared.examples, folder / "example.png", compared.example)
-        report = markdown(classifier_report(compared.summary, compared.facts))
+        document = classifier_report(compared.summary, compared.facts)
+        report = markdown(document)
         write_atomically(folder / "report.md", report + "\n")
+        figures = (
+            Picture(folder / "accuracy.png", "Accuracy against noise; dotted: white noise."),
+            Picture(folder / "example.png", "An image under growing noise, and what each model takes it for."),
+        )
+        page = replace(document, sections=(*document.sections, Section("Figures", figures, "figures")))
+        write_atomically(folder / "dossier.html", html(page))
         way = "worst attack"
         measured = {
             way: {

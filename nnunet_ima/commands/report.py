@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ PROGRAM = "nnunet-ima-report"
 class Report:
     """Write the dossier of a finished audit: one HTML file that opens in any browser, without a network.
 
-    It needs the audit's folder alone, neither models nor images.
+    It needs the audit's folder alone, neither models nor images. Several audits are put side by side by
+    nnunet-ima-report compare AUDIT AUDIT ...
     """
 
     audit: Annotated[Path | None, tyro.conf.Positional] = None
@@ -73,9 +75,48 @@ class Report:
         print(f"{file}: fill it in, then {PROGRAM} AUDIT --about {file}")
 
 
+@dataclass(kw_only=True)
+class Compare:
+    """Put audits side by side on one page.
+
+    Only audits of the same cases with the same attacks share a table; what cannot be ranked is not.
+    """
+
+    audits: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders that nnunet-ima-attack has written, or their card.json files."""
+
+    output: Path = Path("leaderboard.html")
+    """HTML file to write."""
+
+    def run(self) -> None:
+        """Read all cards, then write."""
+        from nnunet_ima.report.cards import leaderboard, read_cards
+        from nnunet_ima.report.html import html
+
+        if not self.audits:
+            msg = "name the folders of audits"
+            raise ValueError(msg)
+        if self.output.is_dir():
+            msg = f"--output {self.output} is a folder; name an HTML file"
+            raise ValueError(msg)
+        check_output(self.output.parent)
+        entries = [(_name(audit), card) for audit in self.audits for card in read_cards(audit)]
+        write_atomically(self.output, html(leaderboard(entries)))
+        print(self.output)
+
+
+def _name(audit: Path) -> str:
+    """Name of an audit's folder."""
+    return (audit if audit.is_dir() else audit.parent).resolve().name
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console script."""
-    run_cli(PROGRAM, Report, argv)
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["compare"]:
+        run_cli(f"{PROGRAM} compare", Compare, arguments[1:])
+    else:
+        run_cli(PROGRAM, Report, arguments)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from nnunet_ima.files import write_atomically
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
+from nnunet_ima.report import cards
 from nnunet_ima.report.audit_figures import draw_dice_curves, draw_margins, draw_worst_case
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.dossier import dossier
@@ -79,6 +80,10 @@ def publish(
     fitting, note = fit(shown, ROOM)
     material = Material(folder, summary, facts, of_case(findings.records), manifest, tuple(fitting), note)
     write_material(material)
+    made = cards.make_cards(material)
+    write_atomically(folder / cards.FILE, cards.as_text(made))
+    for card in made:
+        write_atomically(folder / f"card_{card.model}.html", html(cards.card_page(card)))
     write_atomically(folder / DOSSIER, html(dossier(material)))
     return f"{text}\n\nReport, figures and all results: {folder}\nTo read, look into and file: {folder / DOSSIER}"
 

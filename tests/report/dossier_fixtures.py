@@ -45,10 +45,22 @@ def make_material(
     cases = list(dict.fromkeys(record.case for record in findings.records))
     manifest = {
         "question": {
-            "models": {model: {"plans": HASH, "checkpoints": {"0": HASH}} for model in models},
+            "attacks": "1",
+            "settings": {"seed": settings.seed},
+            "models": {
+                model: {
+                    "plans": HASH,
+                    "checkpoints": {"0": HASH},
+                    "configuration": "2d",
+                    "trainer": "nnUNetTrainer",
+                    "step_size": 0.5,
+                    "mirroring": [0, 1],
+                }
+                for model in models
+            },
             "cases": dict.fromkeys(cases, HASH),
         },
-        "provenance": [{"code": HASH}],
+        "provenance": [{"code": HASH, "versions": {"nnunet-ima": "0.2"}}],
     }
     if shown is None:
         shown = tuple(volumes(model, case).shown() for model in models for case in cases)

@@ -125,7 +125,7 @@ def test_all_files_are_written_and_told(
     text = publish(findings, {"weak": fake_pipeline(), "hard": fake_pipeline()}, cases, settings, store)
     figures = {"dice.png", "margins.png", "worst_case_weak.png", "worst_case_hard.png"}
     tables = {"manifest.json", "summary.json", "summary.csv", "cases.csv", "report.md"}
-    assert names(store) == {*tables, *figures, "dossier.html", "dossier.json.gz"}
+    assert names(store) == {*tables, *figures, "dossier.html", "dossier.json.gz", "card.json"}
     assert f"Report, figures and all results: {store.folder}\n" in text
     assert text.endswith(f"To read, look into and file: {store.folder / 'dossier.html'}")
     report = (store.folder / "report.md").read_text()

@@ -10,6 +10,30 @@ for (const figure of document.querySelectorAll("figure.chart")) {
   Plotly.newPlot(figure.querySelector(".plot"), data, shown, { responsive: true, displaylogo: false });
 }
 
+// Tables whose headings sort them.
+for (const table of document.querySelectorAll("table[data-key=sortable]")) {
+  const body = table.tBodies[0], rows = [...body.rows];
+  const filter = Object.assign(document.createElement("input"), { type: "search", placeholder: "filter", ariaLabel: "Filter rows" });
+  table.before(filter);
+  filter.addEventListener("input", () => {
+    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(filter.value.toLowerCase());
+  });
+  [...table.tHead.rows[0].cells].forEach((head, column) => {
+    const sort = () => {
+      const falling = head.getAttribute("aria-sort") !== "descending";
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      const value = (row) => row.cells[column].textContent;
+      const compare = (a, b) => (parseFloat(a) - parseFloat(b)) || a.localeCompare(b);
+      rows.sort((a, b) => (falling ? -1 : 1) * compare(value(a), value(b)));
+      body.append(...rows);
+    };
+    head.tabIndex = 0;
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", (event) => { if (event.key === "Enter") sort(); });
+  });
+}
+
 // Volumes.
 const stored = document.getElementById("stored-volumes");
 const COLOURS = {  // Okabe and Ito's, which colour-blind readers can tell apart; more classes repeat them, darker
