@@ -18,8 +18,9 @@ from nnunet_ima.report.markdown import (
     without_value,
 )
 
+SHARES = "Shares have 95 % Wilson intervals."
 RATES = (
-    "Shares have 95 % Wilson intervals. Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
+    SHARES + " Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
     "for clean images and white noise only: an attack stops as soon as the class is wrong, which says nothing about "
     "ranks."
 )
@@ -46,7 +47,7 @@ def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> str:
         "## Accuracy under the worst attack" + (f", by {_unit(summary)}" if levels else ""),
         table(models, _overview(summary)),
         "## In detail",
-        RATES.format(positive=summary["positive"]),
+        SHARES if summary["positive"] is None else RATES.format(positive=summary["positive"]),
         table(rows, without_value(_details(summary), rows)),
     ]
     if searched := [{"model": model["model"], **model["minimal"]} for model in models if model["minimal"]]:
@@ -93,7 +94,7 @@ def _unit(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     if settings["norm"] == "Linf":
         return "ε (largest change of a pixel)"
-    return f"ε (L2 norm on {settings['reference_elements']} pixels)"
+    return f"ε (L2 norm on {settings['reference_elements']} elements)"
 
 
 def _of(model: Row, rows: Sequence[Row]) -> list[Row]:
