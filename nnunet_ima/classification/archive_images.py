@@ -55,7 +55,8 @@ def from_archive(source: Path, layout: str, size: tuple[int, int], classes: Sequ
     for part, places in kept.items():
         _convert(parts[part], places, images[begin : begin + len(places)])
         begin += len(places)
-    notes: tuple[str, ...] = (f"{layout}: test images are the original ones; validation is {VALIDATION_SHARE:.0%} of the others",)
+    drawn = f"{VALIDATION_SHARE:.0%} of the training images, drawn by the seed"
+    notes: tuple[str, ...] = (f"{layout}: test images are the original ones, validation images are {drawn}",)
     if tuple(original) != size:
         notes += (f"images are resized from {original[0]}×{original[1]} to {size[0]}×{size[1]} pixels",)
     return ImageSet(
