@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
@@ -105,12 +105,11 @@ def load_plan(preset: str = "cpu") -> dict[str, Any]:
     Raises:
         ValueError: none does.
     """
-    plans = _plans()
-    found = next((plan for plan in plans if preset in plan["presets"]), None)
-    if found is None:
-        msg = f"unknown preset {preset!r}; known are {', '.join(preset_names())}"
-        raise ValueError(msg)
-    return found
+    for plan in _plans():
+        if preset in plan["presets"]:
+            return plan
+    msg = f"unknown preset {preset!r}; known are {', '.join(preset_names())}"
+    raise ValueError(msg)
 
 
 def preset_names() -> tuple[str, ...]:
@@ -118,8 +117,9 @@ def preset_names() -> tuple[str, ...]:
     return tuple(name for plan in _plans() for name in plan["presets"])
 
 
-def _plans() -> list[dict[str, Any]]:
-    return [read_json(plans_folder() / f"{name}.json", missing="the installation is damaged") for name in PLANS]
+def _plans() -> Iterator[dict[str, Any]]:
+    for name in PLANS:
+        yield read_json(plans_folder() / f"{name}.json", missing="the installation is damaged")
 
 
 def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:

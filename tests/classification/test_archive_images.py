@@ -72,7 +72,7 @@ def test_the_test_set_stays_and_validation_is_a_tenth_of_each_class(tmp_path: Pa
     write_splits(splits, tmp_path / "splits.json")
     assert read_splits(tmp_path / "splits.json", data) == splits
     assert open_splits(tmp_path / "splits.json", data, seed=3) == splits
-    with pytest.raises(ValueError, match="seed 3, not .* and 4"):
+    with pytest.raises(ValueError, match=r"seed 3, not .* and 4"):
         open_splits(tmp_path / "splits.json", data, seed=4)
 
 
