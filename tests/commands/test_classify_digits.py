@@ -20,6 +20,7 @@ from nnunet_ima.commands import compare as compare_command
 from nnunet_ima.datasets.tasks import plans_folder
 
 AUDIT = {"pgd_steps": 20, "apgd_steps": 10, "square_queries": 10, "spsa_samples": 8, "spsa_steps": 3, "spsa_images": 2}
+AUDIT |= {"check_images": 8, "minimal_steps": 3}
 
 
 @pytest.fixture(autouse=True)
