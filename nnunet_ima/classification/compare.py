@@ -14,8 +14,8 @@ from tqdm import tqdm
 from nnunet_ima.attacks.presets import VERSION as ATTACKS
 from nnunet_ima.classification.audit import ClassifierAudit, audit_classifier
 from nnunet_ima.classification.audit_settings import AuditSettings
-from nnunet_ima.classification.data import ImageSet
 from nnunet_ima.classification.examples import Example, noisy_examples
+from nnunet_ima.classification.image_set import ImageSet
 from nnunet_ima.classification.networks import Classifier, load_classifier
 from nnunet_ima.classification.records import Claim
 from nnunet_ima.classification.settings import Settings, load_plan
@@ -59,7 +59,7 @@ def audit_settings(training: Settings, eps: tuple[float, ...] | None = None, nor
     Raises:
         ValueError: a noise level is impossible.
     """
-    plan, norm = load_plan()["presets"][training.preset]["audit"], norm or training.norm
+    plan, norm = load_plan(training.preset)["presets"][training.preset]["audit"], norm or training.norm
     known = {entry.name for entry in fields(AuditSettings)} - {"eps"}
     levels = plan["eps"][norm] if eps is None else sorted({level for level in eps if level != 0})
     return AuditSettings(
@@ -73,7 +73,7 @@ def audit_settings(training: Settings, eps: tuple[float, ...] | None = None, nor
 
 def usual_images(preset: str) -> int | None:
     """The number of test images of a preset's audits; None: all."""
-    number: int | None = load_plan()["presets"][preset]["audit"]["images"]
+    number: int | None = load_plan(preset)["presets"][preset]["audit"]["images"]
     return number
 
 
@@ -91,7 +91,7 @@ def compare(
     data: ImageSet,
     images: list[int],
     settings: AuditSettings,
-    positive: str,
+    positive: str | None,
     folder: Path,
     device: str | torch.device = "cpu",
 ) -> Compared:
@@ -105,12 +105,12 @@ def compare(
         data: the data set.
         images: places in it of the images to use.
         settings: what to measure.
-        positive: class whose sensitivity is reported.
+        positive: class whose sensitivity is reported, and an image of which is the example; None: of no class.
         folder: of the audit; the same call goes on with an audit that was stopped.
         device: where to compute.
 
     Raises:
-        ValueError: the folder holds another audit, or classifiers know other classes than the data.
+        ValueError: the folder holds another audit, or classifiers know other classes or channels than the data.
     """
     classifiers = {name: _open(file, data, device) for name, file in files.items()}
     x, y, ids = data.images[images], data.labels[images], [data.ids[place] for place in images]
@@ -131,7 +131,7 @@ def compare(
     labels = y.tolist()
     summary = summarise_classifiers(audits, labels, ids, data.classes, positive, settings)
     write_classifier_summary(summary, image_rows(audits, labels, ids, data.classes, settings), folder)
-    place = _telling_image(audits, labels, data.classes.index(positive))
+    place = _telling_image(audits, labels, None if positive is None else data.classes.index(positive))
     examples = {
         name: noisy_examples(classifier.network, x[place], labels[place], data.classes, settings)
         for name, classifier in classifiers.items()
@@ -156,6 +156,9 @@ def _open(file: Path, data: ImageSet, device: str | torch.device) -> Classifier:
     classifier = load_classifier(file, device)
     if classifier.classes != data.classes:
         msg = f"{file} knows the classes {', '.join(classifier.classes)}, the data has {', '.join(data.classes)}"
+        raise ValueError(msg)
+    if classifier.channels != data.images.shape[1]:
+        msg = f"{file} takes images of {classifier.channels} channels, the data has {data.images.shape[1]}"
         raise ValueError(msg)
     return classifier
 
@@ -190,10 +193,10 @@ def _teller(bar: Any) -> Any:
     return tell
 
 
-def _telling_image(audits: list[ClassifierAudit], labels: list[int], positive: int) -> int:
-    """An image for the figure: of the positive class and right for all models without noise, if there is one."""
+def _telling_image(audits: list[ClassifierAudit], labels: list[int], positive: int | None) -> int:
+    """An image for the figure: of the positive class and right for all models without noise, as far as there is one."""
     right = [all(audit.clean.correct[place] for audit in audits) for place in range(len(labels))]
-    wanted = [place for place, label in enumerate(labels) if label == positive]
+    wanted = [place for place, label in enumerate(labels) if positive in (None, label)]
     return next((place for place in wanted if right[place]), next(iter(wanted), 0))
 
 
@@ -201,9 +204,10 @@ def _facts(
     data: ImageSet, ids: list[str], settings: AuditSettings, classifiers: Mapping[str, Classifier]
 ) -> dict[str, str]:
     shown = next(iter(classifiers.values()))
-    height, width = data.images.shape[2:]
+    channels, height, width = data.images.shape[1:]
+    colours = "of three colours " if channels == 3 else ""
     facts = {
-        "images": f"{len(ids)} test images of {len(data)}, {height}×{width} pixels in [0, 1]",
+        "images": f"{len(ids)} test images of {len(data)}, {height}×{width} pixels {colours}in [0, 1]",
         "attacks": f"{', then '.join(settings.names)} on what is left; noise is not clipped to [0, 1]",
         "white noise": f"uniform, {settings.noise_draws} draws",
         "models": f"preset {shown.settings['preset']}, seed {shown.settings['seed']}: "

@@ -1,4 +1,4 @@
-"""Images with their classes, from a folder per class or a CSV file, in one tensor."""
+"""Images with their classes: from a folder per class, a CSV file or the files that a data set is published in."""
 
 from __future__ import annotations
 
@@ -14,47 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from nnunet_ima.classification.archive_images import from_archive
+from nnunet_ima.classification.archives import KNOWN, find_archive
+from nnunet_ima.classification.image_set import SPLITS, ImageSet
 from nnunet_ima.classification.images import SUFFIXES, is_image, is_plain, pixel_digest, read_grey, resize, unit_range
 from nnunet_ima.datasets.checks import count
 
-SPLITS = ("train", "validation", "test")
 COLUMNS = ("image", "label")
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """All images of a data set.
-
-    Attributes:
-        source: folder or CSV file that they come from.
-        images: float32 (N, 1, H, W) in [0, 1].
-        labels: long (N,), indices of `classes`.
-        classes: names of the classes.
-        ids: names of the files relative to the source (a CSV's folder), with "/".
-        digests: digests of the decoded grey pixels, before resizing; equal pixels have equal ones.
-        patients: whom the images show, or None if that is not known.
-        splits: "train", "validation" or "test" of each image as the CSV has it, or None.
-        skipped: what is wrong with the files that were left out.
-        notes: what a reader of results should know about the data.
-    """
-
-    source: Path
-    images: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
-    ids: tuple[str, ...]
-    digests: tuple[str, ...]
-    patients: tuple[str, ...] | None = None
-    splits: tuple[str, ...] | None = None
-    skipped: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def class_counts(self) -> dict[str, int]:
-        """Return the number of images of each class."""
-        return dict(zip(self.classes, torch.bincount(self.labels, minlength=len(self.classes)).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -77,10 +43,12 @@ def load_images(
 ) -> ImageSet:
     """Read a data set: colours to grey first, then intensities to [0, 1], then the size.
 
+    Only data sets in their original files keep their colours.
+
     Args:
-        source: a folder that holds a folder per class with the images directly in it, or a CSV file with the columns
-            image and label and, if known, split (train, validation, test) and patient; its paths are absolute,
-            or relative to its folder and inside of it.
+        source: a folder that holds a folder per class with the images directly in it, or the original files of a data
+            set (see `archives`), or a CSV file with the columns image and label and, if known, split (train,
+            validation, test) and patient; its paths are absolute, or relative to its folder and inside of it.
         size: height and width in pixels; one number for both.
         classes: names of the classes, in the order of the labels 0, 1, ...; all that occur, sorted, if None. Of a
             folder only the named ones are read; in a CSV other labels are an error.
@@ -100,12 +68,14 @@ def load_images(
         raise ValueError(msg)
     if odd := [name for name in classes or () if not is_plain(name)]:
         raise ValueError(f"the name of the class {odd[0]!r} holds control characters; rename it")
+    if source.is_dir() and (layout := find_archive(source)) is not None:
+        return from_archive(source, layout, (height, width), classes)
     if source.is_dir():
         rows = _folder_rows(source, classes)
     elif source.is_file():
         rows = _csv_rows(source, classes)
     else:
-        msg = f"{source} is missing: name a folder that holds a folder per class, or a CSV file"
+        msg = f"{source} is missing: name a folder that holds a folder per class or {KNOWN}, or a CSV file"
         raise FileNotFoundError(msg)
     names = tuple(classes if classes is not None else sorted({row.label for row in rows}))
     if len(names) < 2:
@@ -148,7 +118,7 @@ def _folder_rows(source: Path, classes: Sequence[str] | None) -> list[_Row]:
         if path.is_symlink() and not path.exists() and (classes is None or path.name in classes):
             raise FileNotFoundError(f"{path} is a link to nowhere; repair or remove it")
     if not present:
-        msg = f"{source} holds no folders; it must hold a folder per class, such as {source / 'COVID'}"
+        msg = f"{source} holds no folders; it must hold a folder per class, such as {source / 'COVID'}, or {KNOWN}"
         raise FileNotFoundError(msg)
     if unknown := [name for name in classes or () if name not in present]:
         msg = f"{source} holds no folder {', '.join(unknown)}; it holds {shorten(present)}"

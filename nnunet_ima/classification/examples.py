@@ -23,7 +23,7 @@ class Example:
 
     Attributes:
         eps: noise level.
-        image: (H, W) in [0, 1] or, under noise, somewhat beyond.
+        image: (H, W) if grey, (H, W, 3) if RGB, in [0, 1] or, under noise, somewhat beyond.
         predicted: name of the class.
         right: whether that is its class.
     """
@@ -41,7 +41,7 @@ def noisy_examples(
 
     Args:
         model: images (B, C, H, W) to logits (B, K).
-        image: (C, H, W), of which the first channel is shown.
+        image: (C, H, W), grey or RGB.
         label: its class.
         classes: names of the classes.
         settings: norm, levels, steps and seed of the attack.
@@ -62,5 +62,7 @@ def noisy_examples(
             attacked = attack.run(problem, None, generator)
             with torch.no_grad():
                 predicted = int(model(attacked.x).argmax(1))
-            shown.append(Example(eps, attacked.x[0, 0].cpu().numpy(), classes[predicted], predicted == label))
+            noisy = attacked.x[0].cpu().numpy()
+            picture = noisy[0] if len(noisy) == 1 else np.moveaxis(noisy, 0, -1)
+            shown.append(Example(eps, picture, classes[predicted], predicted == label))
     return shown

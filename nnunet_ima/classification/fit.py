@@ -125,11 +125,11 @@ class _Training:
     def __post_init__(self) -> None:
         settings, data = self.settings, self.data
         torch.manual_seed(settings.seed)
-        network, self.description = new_network(settings, len(data.classes))
+        network, self.description = new_network(settings, len(data.classes), data.channels)
         self.network = network.to(self.device)
         self.model = MixedPrecision(self.network, self.device.type == "cuda")
         self.task = Classification(class_weights(data.y, len(data.classes)) if settings.balanced else None)
-        self.method: Method = settings.make_method(data.ids)
+        self.method: Method = settings.make_method(data.ids, data.channels)
         trained = [weight for weight in self.network.parameters() if weight.requires_grad]
         self.optimizer = AdamW(trained, settings.learning_rate, weight_decay=settings.weight_decay)
         batches = math.ceil(len(data.ids) / settings.batch_size)
@@ -253,7 +253,7 @@ class _Training:
                 model,
                 x,
                 y,
-                x.new_full((len(x),), self.settings.budget.effective(self.settings.robust_eps)),
+                x.new_full((len(x),), self.settings.budget(self.data.channels).effective(self.settings.robust_eps)),
                 NORMS[self.settings.norm],
                 self.task.quality,
             )

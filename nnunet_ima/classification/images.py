@@ -1,4 +1,4 @@
-"""One image file to grey pixels, to intensities in [0, 1], to the size that a classifier wants."""
+"""One image file to grey pixels or colours, to intensities in [0, 1], to the size that a classifier wants."""
 
 from __future__ import annotations
 
@@ -55,6 +55,25 @@ def read_grey(file: Path) -> Grey:
         ValueError: it is damaged, or cut off, or no single slice, or has more than `MAX_PIXELS` pixels, or some that
             are not finite.
     """
+    return _luminance(_channels(file))
+
+
+def read_rgb(file: Path) -> Grey:
+    """Read a single slice as colours (H, W, 3), in the file's own number format; a grey one gets three equal channels.
+
+    Args:
+        file: PNG, JPEG, NIfTI or DICOM.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as `read_grey`.
+    """
+    pixels = _channels(file)
+    return pixels if pixels.shape[-1] == 3 else np.repeat(pixels, 3, axis=-1)
+
+
+def _channels(file: Path) -> Grey:
+    """Read a single slice with its channels but transparency: grey (H, W, 1) or RGB (H, W, 3)."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} {_absence(file)}")
     image = _read(file)
@@ -64,33 +83,37 @@ def read_grey(file: Path) -> Grey:
         msg = f"{file} has {channels} channels of type {pixels.dtype}; an image is grey, RGB or RGBA"
         raise ValueError(msg)
     slices = pixels if channels > 1 else pixels[..., None]
-    grey = _luminance(slices.reshape(slices.shape[-3:]))
-    if not np.isfinite(grey).all():
+    found: Grey = slices.reshape(slices.shape[-3:])[..., : 1 if channels < 3 else 3]
+    if not np.isfinite(found).all():
         msg = f"{file} has pixels that are not finite"
         raise ValueError(msg)
-    return grey
+    return found
 
 
-def unit_range(grey: Grey) -> Tensor:
-    """Return intensities in [0, 1], float32 (1, H, W).
+def unit_range(pixels: Grey) -> Tensor:
+    """Return intensities of pixels (H, W) or (H, W, C) in [0, 1], float32 (C, H, W).
 
     8-bit pixels are divided by 255, whatever values occur. Other formats have no natural white (CT in HU, 16-bit PNG):
     the slice's own minimum becomes 0 and its maximum 1; a constant slice becomes 0.
     """
-    values = grey.astype(np.float64)
-    if grey.dtype == np.uint8:
+    values = pixels.astype(np.float64)
+    if pixels.dtype == np.uint8:
         values /= 255
     else:
         low, high = values.min(), values.max()
         values = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return torch.from_numpy(values.astype(np.float32))[None]
+    found = torch.from_numpy(values.astype(np.float32))
+    return found[None] if found.dim() == 2 else found.movedim(-1, 0).contiguous()
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (1, H, W) in [0, 1] to (1, *size): bilinear, anti-aliased along an axis that shrinks."""
-    if tuple(image.shape[1:]) == size:
+    """Resize (C, H, W) or (N, C, H, W) in [0, 1] to size: bilinear, anti-aliased along an axis that shrinks."""
+    if tuple(image.shape[-2:]) == size:
         return image
-    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    batch = image if image.dim() == 4 else image[None]
+    return (
+        F.interpolate(batch, size=size, mode="bilinear", antialias=True).clamp(0, 1).reshape(*image.shape[:-2], *size)
+    )
 
 
 def pixel_digest(grey: Grey) -> str:
@@ -100,10 +123,10 @@ def pixel_digest(grey: Grey) -> str:
 
 
 def _luminance(pixels: Grey) -> Grey:
-    """Return (H, W) of (H, W, C); channels are grey, grey and alpha, RGB, or RGBA."""
+    """Return (H, W) of (H, W, 1), grey, or (H, W, 3), RGB."""
     if pixels.shape[-1] < 3:
         return pixels[..., 0]
-    red, green, blue = np.moveaxis(pixels[..., :3].astype(np.float64), -1, 0)
+    red, green, blue = np.moveaxis(pixels.astype(np.float64), -1, 0)
     grey = green + 0.299 * (red - green) + 0.114 * (blue - green)  # exact where the three are equal
     luminance: Grey = (grey if pixels.dtype.kind == "f" else np.rint(grey)).astype(pixels.dtype)
     return luminance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,22 @@ from nnunet_ima.checkpoints import first_line, load_checkpoint, refuse_not_finit
 from nnunet_ima.classification.head import EncoderClassifier, small_architecture
 from nnunet_ima.classification.resnet import resnet18
 from nnunet_ima.classification.settings import Settings
+from nnunet_ima.classification.small_cnn import SmallCNN
+from nnunet_ima.classification.wide_resnet import wide_resnet
 from nnunet_ima.files import atomic_file
 from nnunet_ima.inference.model import open_model
 
 Description = dict[str, Any]
-"""{"kind": "resnet18"} or {"kind": "encoder", "architecture": as in nnU-Net's plans}."""
+"""{"kind": a name in `_MADE`, "channels": of the images}; kind "encoder" has its "architecture" as in nnU-Net's plans.
+
+Files of release 0.1 have no "channels": their images are grey.
+"""
+
+_MADE: dict[str, Callable[..., nn.Module]] = {"resnet18": resnet18, "wrn-28-4": wide_resnet, "cnn": SmallCNN}
+"""Networks that their name and channels describe."""
+
+CHANNELS = (1, 3)
+"""Grey or RGB."""
 
 LARGEST_SIZE = 4096
 """Of images: eight times a CT slice; a batch of 64 of them takes 4 GiB before the network has begun."""
@@ -30,9 +42,10 @@ class Classifier:
     """A trained network and what is needed to use it.
 
     Attributes:
-        network: images (B, 1, size, size) in [0, 1] to logits (B, classes); in evaluation mode.
+        network: images (B, channels, size, size) in [0, 1] to logits (B, classes); in evaluation mode.
         classes: names of the classes.
         size: height and width of the images.
+        channels: 1 for grey images, 3 for RGB.
         settings: that it was trained with, as JSON values.
         epoch: epochs that it was trained for.
         file: where it was read from.
@@ -41,13 +54,19 @@ class Classifier:
     network: nn.Module
     classes: tuple[str, ...]
     size: int
+    channels: int
     settings: dict[str, Any]
     epoch: int
     file: Path
 
 
-def new_network(settings: Settings, classes: int) -> tuple[nn.Module, Description]:
+def new_network(settings: Settings, classes: int, channels: int = 1) -> tuple[nn.Module, Description]:
     """Build the network of a training, with weights from PyTorch's global seed or a trained encoder, and describe it.
+
+    Args:
+        settings: of the training.
+        classes: number of logits.
+        channels: of the images.
 
     Raises:
         FileNotFoundError: there is no such encoder.
@@ -61,11 +80,12 @@ def new_network(settings: Settings, classes: int) -> tuple[nn.Module, Descriptio
             "arch_kwargs": configuration.network_arch_init_kwargs,
             "_kw_requires_import": list(configuration.network_arch_init_kwargs_req_import),
         }
-        network = EncoderClassifier.from_trained(folder, 1, classes, settings.dropout, settings.frozen)
-        return network, {"kind": "encoder", "architecture": architecture}
-    if settings.network == "resnet18":
-        return resnet18(classes, dropout=settings.dropout), {"kind": "resnet18"}
-    description = {"kind": "encoder", "architecture": small_architecture(residual=True, stride=2, stem=4)}
+        network = EncoderClassifier.from_trained(folder, channels, classes, settings.dropout, settings.frozen)
+        return network, {"kind": "encoder", "architecture": architecture, "channels": channels}
+    description: Description = {"kind": settings.network, "channels": channels}
+    if settings.network == "small":
+        architecture = small_architecture(residual=True, stride=2, stem=4)
+        description = {"kind": "encoder", "architecture": architecture, "channels": channels}
     return build(description, classes, settings.dropout), description
 
 
@@ -75,12 +95,13 @@ def build(description: Description, classes: int, dropout: float = 0.0) -> nn.Mo
     Raises:
         ValueError: there is no such kind of network, or the encoder cannot be built.
     """
-    if description["kind"] == "resnet18":
-        return resnet18(classes, dropout=dropout)
-    if description["kind"] != "encoder":
-        msg = f"a classifier's network is resnet18 or an encoder, got {description['kind']!r}"
+    kind, channels = description["kind"], description.get("channels", 1)
+    if kind in _MADE:
+        return _MADE[kind](classes=classes, channels=channels, dropout=dropout)
+    if kind != "encoder":
+        msg = f"a classifier's network is one of {', '.join(_MADE)} or an encoder, got {reprlib.repr(kind)}"
         raise ValueError(msg)
-    return EncoderClassifier.from_architecture(description["architecture"], 1, classes, dropout)
+    return EncoderClassifier.from_architecture(description["architecture"], channels, classes, dropout)
 
 
 def save_classifier(
@@ -111,12 +132,13 @@ def load_classifier(file: Path, device: str | torch.device = "cpu") -> Classifie
     try:
         described, classes, settings = stored["network"], stored["classes"], stored["settings"]
         kind, size, epoch = described["kind"], settings["size"], int(stored["epoch"])
-    except (KeyError, TypeError, IndexError, ValueError) as error:
+        channels = described.get("channels", 1)
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         msg = f"{file} is no complete classifier ({error!r}); train it again"
         raise ValueError(msg) from error
     if kind == "encoder":
         check_architecture(described.get("architecture"), file)
-    _check_use(classes, size, file)
+    _check_use(classes, size, channels, file)
     try:
         network = build(described, len(classes))
         network.load_state_dict(stored["weights"])
@@ -125,17 +147,20 @@ def load_classifier(file: Path, device: str | torch.device = "cpu") -> Classifie
         raise ValueError(msg) from error
     refuse_not_finite(stored["weights"], file)
     network = network.to(device).eval().requires_grad_(False)
-    return Classifier(network, tuple(classes), size, settings, epoch, file)
+    return Classifier(network, tuple(classes), size, channels, settings, epoch, file)
 
 
-def _check_use(classes: Any, size: Any, file: Path) -> None:
-    """Refuse names and a size that no image could be classified with."""
+def _check_use(classes: Any, size: Any, channels: Any, file: Path) -> None:
+    """Refuse names, a size and channels that no image could be classified with."""
     named = isinstance(classes, list) and all(isinstance(name, str) and name for name in classes)
     if not named or len(classes) < 2 or len(set(classes)) < len(classes):
         msg = f"{file}: classes must be at least 2 different names, got {reprlib.repr(classes)}; train it again"
         raise ValueError(msg)
     if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= LARGEST_SIZE:
         msg = f"{file}: size must be a whole number from 1 to {LARGEST_SIZE}, got {reprlib.repr(size)}; train it again"
+        raise ValueError(msg)
+    if type(channels) is not int or channels not in CHANNELS:
+        msg = f"{file}: channels must be 1 (grey) or 3 (RGB), got {reprlib.repr(channels)}; train it again"
         raise ValueError(msg)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.classification.images import SUFFIXES, is_image, is_plain, read_grey, resize, unit_range
+from nnunet_ima.classification.images import SUFFIXES, is_image, is_plain, read_grey, read_rgb, resize, unit_range
 from nnunet_ima.classification.networks import Classifier
 
 BATCH = 64
@@ -53,11 +53,11 @@ def predict(classifier: Classifier, files: Sequence[Path], device: str | torch.d
         FileNotFoundError: an image is missing.
         ValueError: an image cannot be read.
     """
-    size = (classifier.size, classifier.size)
+    size, read = (classifier.size, classifier.size), read_grey if classifier.channels == 1 else read_rgb
     rows: list[dict[str, Any]] = []
     for begin in range(0, len(files), BATCH):
         batch = files[begin : begin + BATCH]
-        x = torch.stack([resize(unit_range(read_grey(file)), size) for file in batch])
+        x = torch.stack([resize(unit_range(read(file)), size) for file in batch])
         with torch.no_grad():
             shares = classifier.network(x.to(device)).float().softmax(1).cpu()
         for file, share in zip(batch, shares, strict=True):

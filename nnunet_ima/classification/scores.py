@@ -37,14 +37,15 @@ def wilson(right: float, total: int) -> dict[str, Any] | None:
     return {"value": right / total, "low": float(found.low), "high": float(found.high), "images": total}
 
 
-def rates(predicted: Sequence[int], labels: Sequence[int], positive: int) -> dict[str, Any]:
+def rates(predicted: Sequence[int], labels: Sequence[int], positive: int | None) -> dict[str, Any]:
     """Return accuracy, sensitivity and specificity as `wilson` gives them.
 
     Args:
         predicted: classes (N,).
         labels: true classes (N,).
         positive: the class whose share among its images is the sensitivity; the specificity is the share of the other
-            images that are not taken for it, whichever other class they are taken for.
+            images that are not taken for it, whichever other class they are taken for. None: there is no such class,
+            and both are None.
 
     Raises:
         ValueError: the lengths differ.
@@ -53,9 +54,12 @@ def rates(predicted: Sequence[int], labels: Sequence[int], positive: int) -> dic
     if found.shape != truth.shape:
         msg = f"predictions and labels must be as many, got {len(found)} and {len(truth)}"
         raise ValueError(msg)
+    accuracy = wilson(int((found == truth).sum()), len(truth))
+    if positive is None:
+        return {"accuracy": accuracy, "sensitivity": None, "specificity": None}
     ill = truth == positive
     return {
-        "accuracy": wilson(int((found == truth).sum()), len(truth)),
+        "accuracy": accuracy,
         "sensitivity": wilson(int((found[ill] == positive).sum()), int(ill.sum())),
         "specificity": wilson(int((found[~ill] != positive).sum()), int((~ill).sum())),
     }

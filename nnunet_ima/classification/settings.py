@@ -1,9 +1,9 @@
-"""The settings of a classifier's training: from a preset of `plans/covid.json` and what the user changes."""
+"""The settings of a classifier's training: from a preset in a file of `plans/` and what the user changes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any
 
@@ -15,18 +15,21 @@ from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.ranges import Choice, Range, Text, check_values
 
-NETWORKS = ("resnet18", "small")
+NETWORKS = ("resnet18", "small", "wrn-28-4", "cnn")
+PLANS = ("covid", "natural_images")
+"""Files of presets in `plans/`."""
 SCHEDULES = ("constant", "one-cycle")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides a training, besides data and splits. ε is in the paper's unit, the L2 norm on 224×224 pixels.
+    """What decides a training, besides data and splits. ε is the L2 norm on `reference_elements` elements.
 
     Attributes:
         method: for example "ima", or "adv10" with a noise level of its own.
         preset: that the settings were taken from.
-        network: "resnet18" (the paper's) or "small" (a plain encoder of 16 to 128 features, for a CPU).
+        network: "resnet18" (the paper's, of CT slices), "small" (a residual encoder of 16 to 128 features, for a CPU),
+            "wrn-28-4" (see `wide_resnet`) or "cnn" (see `small_cnn`).
         encoder: results folder of nnU-Net whose trained encoder is used instead; None: fresh weights.
         start_from: method whose finished training with the same settings otherwise gives the first weights, such as
             "ce"; None: fresh ones.
@@ -40,7 +43,7 @@ class Settings:
         schedule: "constant" or "one-cycle" (Smith & Topin 2018, arXiv 1708.07120) over the whole training.
         balanced: weigh classes in the loss by how rare they are.
         norm: "L2" or "Linf", of all noise; with Linf, ε is the largest change of a pixel.
-        reference_elements: pixels of the image on which ε is quoted.
+        reference_elements: elements, pixels × channels, of the image on which ε is quoted.
         robust_eps: noise of the validation accuracy that is shown beside the clean one.
         robust_steps: PGD steps of it.
         robust_images: validation images on which it is measured.
@@ -81,14 +84,13 @@ class Settings:
             msg = "frozen is meant for a trained encoder; name one with --encoder"
             raise ValueError(msg)
 
-    @property
-    def budget(self) -> Budget:
-        """Converts ε to the images at hand."""
-        return Budget(self.norm, self.size * self.size, self.reference_elements)
+    def budget(self, channels: int = 1) -> Budget:
+        """Converts ε to the images at hand, which have so many channels."""
+        return Budget(self.norm, channels * self.size * self.size, self.reference_elements)
 
-    def make_method(self, ids: tuple[str, ...]) -> Method:
-        """Build the method for these training images."""
-        run = Run(ids, self.epochs, self.budget)
+    def make_method(self, ids: tuple[str, ...], channels: int = 1) -> Method:
+        """Build the method for these training images, which have so many channels."""
+        run = Run(ids, self.epochs, self.budget(channels))
         return make_method(parse_method(self.method)[0], run, self.options)
 
     def as_dict(self) -> dict[str, Any]:
@@ -97,15 +99,27 @@ class Settings:
         return stored
 
 
-def load_plan() -> dict[str, Any]:
-    """Return `plans/covid.json`."""
-    plan: dict[str, Any] = read_json(plans_folder() / "covid.json", missing="the installation is damaged")
-    return plan
+def load_plan(preset: str = "cpu") -> dict[str, Any]:
+    """Return the file of `plans/` that holds a preset.
+
+    Raises:
+        ValueError: none does.
+    """
+    for plan in _plans():
+        if preset in plan["presets"]:
+            return plan
+    msg = f"unknown preset {preset!r}; known are {', '.join(preset_names())}"
+    raise ValueError(msg)
 
 
 def preset_names() -> tuple[str, ...]:
-    """Return the names of the presets."""
-    return tuple(load_plan()["presets"])
+    """Return the names of all presets."""
+    return tuple(name for plan in _plans() for name in plan["presets"])
+
+
+def _plans() -> Iterator[dict[str, Any]]:
+    for name in PLANS:
+        yield read_json(plans_folder() / f"{name}.json", missing="the installation is damaged")
 
 
 def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:
@@ -118,10 +132,7 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
         ValueError: the method, the preset or a key is unknown, or a value is impossible.
     """
     name, level = parse_method(method)
-    plan = load_plan()
-    if preset not in plan["presets"]:
-        msg = f"unknown preset {preset!r}; known are {', '.join(plan['presets'])}"
-        raise ValueError(msg)
+    plan = load_plan(preset)
     changes = dict(changes or {})
     general = {key: value for key, value in plan["presets"][preset].items() if key not in ("audit", "methods")}
     chosen = {**general, **plan["methods"].get(name, {}), **plan["presets"][preset]["methods"].get(name, {})}

@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunet_ima.classification.data import SPLITS, ImageSet, duplicates, shorten
+from nnunet_ima.classification.data import duplicates, shorten
+from nnunet_ima.classification.holdout import draw_validation
+from nnunet_ima.classification.image_set import SPLITS, ImageSet
 from nnunet_ima.datasets.checks import count
 from nnunet_ima.files import read_json, write_atomically
 
@@ -28,8 +30,9 @@ class Splits:
         train: to fit the weights.
         validation: to choose the model and its settings.
         test: for the numbers that are reported.
-        shares: what was asked for, or None if the source names the splits.
-        seed: of the shuffling, or None if the source names the splits.
+        shares: what was asked for, of train and validation alone if the source names the test set, or None if it names
+            all splits.
+        seed: of the shuffling, or None if the source names all splits.
     """
 
     train: tuple[str, ...]
@@ -60,25 +63,28 @@ def open_splits(file: Path, data: ImageSet, shares: tuple[float, ...] = SHARES, 
         file: JSON file beside the results, which need not exist.
         data: the data set.
         shares: of train, validation and test, if the source names no splits.
-        seed: of the shuffling, if the source names no splits.
+        seed: of the shuffling, if the source names no splits or no validation images.
 
     Raises:
         ValueError: the stored splits do not fit the data, or were made with other shares or another seed, or are not
             those that the source now names; or no splits can be made.
     """
-    wanted = source_splits(data) if data.splits is not None else None
+    wanted = source_splits(data, seed) if data.splits is not None else None
+    if data.validation_share is not None:
+        shares = (1 - data.validation_share, data.validation_share)
     if not file.exists():
         return wanted or make_splits(data, shares, seed)
     splits = read_splits(file, data)
     way_out = "store the new ones in another file, or remove this one and what was trained with it"
+    drawn = data.splits is None or data.validation_share is not None
+    if drawn and (splits.shares, splits.seed) != (tuple(shares), seed):
+        msg = f"{file} was made with shares {splits.shares} and seed {splits.seed}, not {tuple(shares)} and {seed}"
+        raise ValueError(f"{msg}; {way_out}")
     if wanted is not None:
         differing = [name for split, names in wanted.ids().items() for name in {*names} ^ {*splits.ids()[split]}]
         if differing:
             msg = f"{file} differs from the splits in {data.source} for {shorten(sorted({*differing}))}; {way_out}"
             raise ValueError(msg)
-    elif (splits.shares, splits.seed) != (tuple(shares), seed):
-        msg = f"{file} was made with shares {splits.shares} and seed {splits.seed}, not {tuple(shares)} and {seed}"
-        raise ValueError(f"{msg}; {way_out}")
     return splits
 
 
@@ -117,8 +123,12 @@ def make_splits(data: ImageSet, shares: tuple[float, ...] = SHARES, seed: int = 
     return splits
 
 
-def source_splits(data: ImageSet) -> Splits:
-    """Return the splits that the source (a CSV with the column split) names.
+def source_splits(data: ImageSet, seed: int = 0) -> Splits:
+    """Return the splits that the source (a CSV with the column split, or an archive) names.
+
+    Args:
+        data: the data set.
+        seed: of the drawing of validation images, if the source names none; see `ImageSet.validation_share`.
 
     Raises:
         ValueError: it names none, or one that is empty or lacks a class, or a patient is in several. Equal images in
@@ -127,7 +137,13 @@ def source_splits(data: ImageSet) -> Splits:
     if data.splits is None:
         msg = f"{data.source} names no splits; only a CSV file with the column split does"
         raise ValueError(msg)
-    splits = _gather(dict(zip(data.ids, data.splits, strict=True)))
+    owner = dict(zip(data.ids, data.splits, strict=True))
+    if data.validation_share is None:
+        splits = _gather(owner)
+    else:
+        drawn = draw_validation(data, data.validation_share, seed)
+        owner |= dict.fromkeys((data.ids[place] for place in drawn), "validation")
+        splits = _gather(owner, (1 - data.validation_share, data.validation_share), seed)
     _check(splits, data, str(data.source))
     return splits
 

@@ -30,7 +30,7 @@ def summarise_classifiers(
     labels: Sequence[int],
     ids: Sequence[str],
     classes: Sequence[str],
-    positive: str,
+    positive: str | None,
     settings: AuditSettings,
 ) -> dict[str, Any]:
     """Summarise audits of the same images; everything is a JSON value.
@@ -40,7 +40,7 @@ def summarise_classifiers(
         labels: classes (N,).
         ids: names (N,) of the images.
         classes: names of the classes.
-        positive: the class that counts as ill.
+        positive: the class that counts as ill; None: there is no such class, and nothing about it is told.
         settings: of the audits.
 
     Returns:
@@ -55,10 +55,10 @@ def summarise_classifiers(
     Raises:
         ValueError: `positive` is no class.
     """
-    if positive not in classes:
+    if positive is not None and positive not in classes:
         msg = f"{positive!r} is none of the classes {', '.join(classes)}"
         raise ValueError(msg)
-    number = list(classes).index(positive)
+    number = None if positive is None else list(classes).index(positive)
     models = [_model(audit, labels, number, settings) for audit in audits]
     verdicts = [row for audit in audits for row in audit.verdicts]
     return {
@@ -141,7 +141,7 @@ def write_classifier_summary(summary: dict[str, Any], images: Sequence[Row], fol
     write_atomically(folder / "cases.csv", csv_text(images))
 
 
-def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings: AuditSettings) -> Row:
+def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int | None, settings: AuditSettings) -> Row:
     """Results of a model that belong to no single noise level.
 
     `mean_accuracy` is that over the noise levels under the worst attack, clean images not included. `passes` are those
@@ -152,7 +152,7 @@ def _model(audit: ClassifierAudit, labels: Sequence[int], positive: int, setting
     return {
         "model": audit.name,
         "clean": rates(audit.clean.predicted, labels, positive),
-        "auc": auc(_scores(audit.clean.logits, positive), labels, positive),
+        "auc": _auc(audit.clean.logits, labels, positive),
         "mean_accuracy": fmean(worst) if worst else None,
         "minimal": _minimal(audit, settings),
         "probe": None if audit.probe is None else _probe(audit.probe),
@@ -200,7 +200,7 @@ def _minimal(audit: ClassifierAudit, settings: AuditSettings) -> Row | None:
     }
 
 
-def _rows(audit: ClassifierAudit, labels: Sequence[int], positive: int, settings: AuditSettings) -> list[Row]:
+def _rows(audit: ClassifierAudit, labels: Sequence[int], positive: int | None, settings: AuditSettings) -> list[Row]:
     clean = {attack: audit.clean for attack in settings.names}
     levels = [_row(audit, 0.0, clean, labels, positive, settings)]
     for eps in settings.eps:
@@ -214,7 +214,7 @@ def _row(
     eps: float,
     results: Mapping[str, Clean | AttackedImages],
     labels: Sequence[int],
-    positive: int,
+    positive: int | None,
     settings: AuditSettings,
 ) -> Row:
     """Results of a model at a noise level.
@@ -232,8 +232,12 @@ def _row(
         **rates(results[settings.names[-1]].predicted, labels, positive),
         "attacks": {attack: wilson(sum(result.correct), count) for attack, result in results.items()},
         "noise": None if white is None else wilson(sum(white.correct), count),
-        "auc_noise": None if white is None else auc(_scores(white.logits, positive), labels, positive),
+        "auc_noise": None if white is None else _auc(white.logits, labels, positive),
     }
+
+
+def _auc(logits: Sequence[Sequence[float]], labels: Sequence[int], positive: int | None) -> Row | None:
+    return None if positive is None else auc(_scores(logits, positive), labels, positive)
 
 
 def _scores(logits: Sequence[Sequence[float]], positive: int) -> list[float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnunet_ima.classification.data import ImageSet
+from nnunet_ima.classification.image_set import ImageSet
 from nnunet_ima.classification.splits import Splits
 
 
@@ -19,10 +19,10 @@ class TrainingData:
     """Images and classes of the splits that a training sees.
 
     Attributes:
-        x: training images (N, 1, H, W) in [0, 1].
+        x: training images (N, C, H, W) in [0, 1].
         y: their classes (N,).
         ids: their names.
-        x_validation: validation images (M, 1, H, W).
+        x_validation: validation images (M, C, H, W).
         y_validation: their classes (M,).
         classes: names of the classes.
         digest: of pixels, classes and splits; a training goes on with the same data only.
@@ -35,6 +35,11 @@ class TrainingData:
     y_validation: Tensor
     classes: tuple[str, ...]
     digest: str
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.x.shape[1]
 
     @classmethod
     def of(cls, data: ImageSet, splits: Splits) -> TrainingData:

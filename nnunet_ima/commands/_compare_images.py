@@ -13,7 +13,7 @@ from nnunet_ima.files import write_atomically
 
 if TYPE_CHECKING:
     from nnunet_ima.classification.compare import Compared
-    from nnunet_ima.classification.data import ImageSet
+    from nnunet_ima.classification.image_set import ImageSet
 
 
 @dataclass(kw_only=True)
@@ -36,10 +36,11 @@ class CompareImages(ImageTraining):
     OUTPUT/audit_NORM."""
 
     limit: int | None = None
-    """Use this many test images, drawn at random; the preset's number by default (cpu: 200, paper: all)."""
+    """Use this many test images, drawn at random; the preset's number by default (cpu: 200, paper: all, others:
+    1000)."""
 
     positive: str | None = None
-    """Class whose sensitivity is reported; COVID, or else the last one, by default."""
+    """Class whose sensitivity is reported; by default COVID, or else the second one of two, or else none."""
 
     def run(self) -> None:
         """Train, audit, print."""
@@ -99,7 +100,7 @@ class CompareImages(ImageTraining):
         draw_comparison(measured, self.output / "comparison.png", "accuracy")
         print(f"{report}\n\n## Side by side\n\n{text}")
 
-    def _positive(self, data: ImageSet) -> str:
+    def _positive(self, data: ImageSet) -> str | None:
         from nnunet_ima.classification.settings import load_plan
 
         if self.positive is not None:
@@ -107,5 +108,7 @@ class CompareImages(ImageTraining):
                 msg = f"--positive {self.positive} is none of the classes {', '.join(data.classes)}"
                 raise ValueError(msg)
             return self.positive
-        usual = str(load_plan()["positive"])
-        return usual if usual in data.classes else data.classes[-1]
+        usual = load_plan(self.preset).get("positive")
+        if usual in data.classes:
+            return str(usual)
+        return data.classes[-1] if len(data.classes) == 2 else None

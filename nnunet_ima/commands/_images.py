@@ -12,7 +12,7 @@ import tyro
 from nnunet_ima.commands.plan import parse_settings
 
 if TYPE_CHECKING:
-    from nnunet_ima.classification.data import ImageSet
+    from nnunet_ima.classification.image_set import ImageSet
     from nnunet_ima.classification.settings import Settings
     from nnunet_ima.classification.splits import Splits
 
@@ -23,10 +23,12 @@ class ImageTraining:
 
     data: Path
     """Folder that holds a folder of images per class (PNG, JPEG, NIfTI, DICOM), or a CSV file with the columns image
-    and label and, if known, split (train, validation, test) and patient."""
+    and label and, if known, split (train, validation, test) and patient, or folder of the original files of
+    Fashion-MNIST (IDX), SVHN (.mat) or CIFAR-10 (.bin or Python)."""
 
     preset: str = "cpu"
-    """Settings to begin with: cpu (small images and network) or paper (224×224, ResNet-18)."""
+    """Settings to begin with: cpu (small images and network) or paper (224×224, ResNet-18), both of CT slices;
+    fashion-mnist, svhn, cifar10."""
 
     settings: Annotated[tuple[str, ...], tyro.conf.arg(name="set")] = ()
     """Settings to change, for example: epochs=30 size=96 norm=Linf; also those of a method, such as beta=0.4."""

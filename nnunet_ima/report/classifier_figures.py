@@ -65,7 +65,7 @@ def draw_examples(panels: Mapping[str, Sequence[Example]], file: Path, title: st
         for row, (model, shown) in zip(axes, panels.items(), strict=True):
             row[0].set_ylabel(model)
             for axis, panel in zip(row, shown, strict=False):
-                axis.imshow(panel.image, cmap="gray", vmin=0, vmax=1)
+                axis.imshow(panel.image.clip(0, 1), cmap="gray", vmin=0, vmax=1)
                 colour = "black" if panel.right else "red"
                 axis.set_title(f"ε = {panel.eps:g}\n{panel.predicted}", fontsize=9, color=colour)
             for axis in row[len(shown) :]:

@@ -9,8 +9,9 @@ from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
 from nnunet_ima.report.wording import NOTHING, VERDICT, conclusion, interval_text, number, without_value
 
+SHARES = "Shares have 95 % Wilson intervals."
 RATES = (
-    "Shares have 95 % Wilson intervals. Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
+    SHARES + " Sensitivity and specificity are for {positive}, under the worst attack. AUC is "
     "for clean images and white noise only: an attack stops as soon as the class is wrong, which says nothing about "
     "ranks."
 )
@@ -32,6 +33,7 @@ def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Docu
         facts: what was attacked and how, one line each.
     """
     models, rows, levels = summary["models"], summary["rows"], _levels(summary)
+    told = SHARES if summary["positive"] is None else RATES.format(positive=summary["positive"])
     sections = [
         Section(
             "Accuracy under the worst attack" + (f", by {_unit(summary)}" if levels else ""),
@@ -40,7 +42,7 @@ def classifier_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Docu
         Section(
             "In detail",
             (
-                Text(RATES.format(positive=summary["positive"]), "note"),
+                Text(told, "note"),
                 Table.of(rows, without_value(_details(summary), rows)),
             ),
         ),
@@ -92,7 +94,7 @@ def _unit(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     if settings["norm"] == "Linf":
         return "ε (largest change of a pixel)"
-    return f"ε (L2 norm on {settings['reference_elements']} pixels)"
+    return f"ε (L2 norm on {settings['reference_elements']} elements)"
 
 
 def _of(model: Row, rows: Sequence[Row]) -> list[Row]:

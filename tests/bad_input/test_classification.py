@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from archive_files import evil_pickle, grey_pictures, rgb_pictures, write_cifar_binary, write_cifar_python, write_idx
 from PIL import Image
 
 from nnunet_ima.classification import fit as fit_module
@@ -82,6 +83,16 @@ def put(name: str, content: str | bytes) -> Arrange:
         file = work / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+    return arrange
+
+
+def put_only(name: str, content: str | bytes = b"") -> Arrange:
+    """Write a file, whose folder is the data."""
+
+    def arrange(work: Path) -> list[str]:
+        put(name, content)(work)
+        return fit(work, data=str(Path(name).parent))
 
     return arrange
 
@@ -177,7 +188,8 @@ SETTINGS = [
     ("ce", ["epochs=0"], "epochs must be"),
     ("ce", ["epochs=1" + "0" * 400], "epochs must be"),
     ("ce", ["norm=L1"], "norm must be one of L2, Linf, got 'L1'"),
-    ("ce", ["network=[]"], "network must be one of resnet18, small"),
+    ("ce", ["network=[]"], "network must be one of resnet18, small, wrn-28-4, cnn"),
+    ("ce", ["network=cnn", "size=3"], "size=3 does not suit the network: it halves images twice"),
     ("ce", ["frozen=1"], "frozen must be one of true, false"),
     ("ce", ["encoder=5"], "encoder must be"),
     ("ce", ["start_from=[]"], "start_from must be"),
@@ -226,6 +238,39 @@ DATA: list[tuple[str, Arrange, str]] = [
     ("class argument", lambda work: [*fit(work), "--classes", "COVID", "other\n"], r"class 'other\n' holds control"),
     ("CSV: NUL", table("a\0.png,COVID"), ", line 2: image 'a\\x00.png' holds control characters"),
     ("CSV: control in a class", table("COVID/0.png,CO\x1bVID"), r"line 2: label 'CO\x1bVID' holds control characters"),
+]
+
+
+def archive(write: Callable[..., None], name: str, content: bytes | None, rgb: bool = True) -> Arrange:
+    """A data set in its original files, one of which is spoilt, or missing."""
+
+    def arrange(work: Path) -> list[str]:
+        pictures = (rgb_pictures if rgb else grey_pictures)(50)
+        write(work / "archive", pictures, pictures)
+        (work / "archive" / name).unlink()
+        if content is not None:
+            (work / "archive" / name).write_bytes(content)
+        return fit(work, data="archive")
+
+    return arrange
+
+
+def evil_batch(work: Path) -> list[str] | None:
+    return archive(write_cifar_python, "test_batch", evil_pickle(work / "trace"))(work)
+
+
+HUGE = struct.pack(">BBBBIII", 0, 0, 8, 3, 2**32 - 1, 2**16, 2**16)
+IMAGES = "train-images-idx3-ubyte"
+ARCHIVES: list[tuple[str, Arrange, str]] = [
+    ("IDX: no header", archive(write_idx, IMAGES, b"", rgb=False), f"{IMAGES} is cut off"),
+    ("IDX: bomb", archive(write_idx, IMAGES, HUGE, rgb=False), f"{IMAGES} claims to hold"),
+    ("IDX: missing", archive(write_idx, IMAGES, None, rgb=False), f"{IMAGES} is missing, which belongs to MNIST"),
+    ("IDX: picture", archive(write_idx, IMAGES, b"\x89PNG" + bytes(99), rgb=False), f"{IMAGES} begins with 89504e47"),
+    ("CIFAR: cut", archive(write_cifar_binary, "test_batch.bin", bytes(3072)), "test_batch.bin has 3072 bytes"),
+    ("CIFAR: missing", archive(write_cifar_binary, "data_batch_5.bin", None), "data_batch_5.bin is missing"),
+    ("CIFAR: evil pickle", evil_batch, "test_batch would run 'posix.mkdir'"),
+    ("SVHN: alone", put_only("archive/train_32x32.mat"), "train_32x32.mat is no MATLAB 5 file"),
+    ("SVHN: HDF5", put_only("archive/train_32x32.mat", b"MATLAB 7.3 MAT-file".ljust(512)), "is no MATLAB 5 file"),
 ]
 
 PLACES: list[tuple[str, Arrange, str]] = [
@@ -307,6 +352,7 @@ CASES = [
         for method, to, text in SETTINGS
     ),
     *((f"data: {name}", arrange, text) for name, arrange, text in DATA),
+    *((f"archive: {name}", arrange, text) for name, arrange, text in ARCHIVES),
     *((f"folders: {name}", arrange, text) for name, arrange, text in PLACES),
     *((f"predict: {name}", arrange, text) for name, arrange, text in PREDICTIONS),
     *((f"compare: {' '.join(words)[:40]}", compare(*words), text) for words, text in COMPARISONS),

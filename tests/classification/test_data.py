@@ -8,7 +8,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 
-from nnunet_ima.classification.data import ImageSet, class_weights, duplicates, load_images, shorten
+from nnunet_ima.classification.data import class_weights, duplicates, load_images, shorten
+from nnunet_ima.classification.image_set import ImageSet
 from nnunet_ima.classification.images import read_grey
 from nnunet_ima.classification.splits import leaks, make_splits
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_ima.classification.data import ImageSet
+from nnunet_ima.classification.image_set import ImageSet
 from nnunet_ima.classification.splits import (
     SHARES,
     Splits,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import load_plan
 from nnunet_ima.commands import classify
 from nnunet_ima.commands import compare as compare_command
+from nnunet_ima.datasets.tasks import plans_folder
 from nnunet_ima.inference.model import open_model
 
 SMALL = ("epochs=6", "batch_size=8", "learning_rate=0.01", "robust_images=8", "robust_steps=3", "robust_eps=0.5")
@@ -51,6 +53,7 @@ def small_plan(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     plan["presets"]["cpu"]["snapshot_interval"] = 3
     plan["presets"]["cpu"]["audit"] |= AUDIT | {"images": 12, "eps": {"L2": [0.5, 2], "Linf": [0.01]}}
     folder = tmp_path_factory.mktemp("plans")
+    shutil.copytree(plans_folder(), folder, dirs_exist_ok=True)
     (folder / "covid.json").write_text(json.dumps(plan))
     monkeypatch.setattr(settings_module, "plans_folder", lambda: folder)
 
