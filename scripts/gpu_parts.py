@@ -13,6 +13,8 @@ import os
 import platform
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from time import perf_counter
 from types import FrameType
 from typing import Annotated, Any, Literal
 
-import with_trainers  # noqa: F401 - trainers that `-tr` finds, here and in worker processes
+import with_trainers  # trainers are found, here and in worker processes
 
 # isort: split
 import numpy as np
@@ -37,9 +39,6 @@ from paper_protocol import PaperProtocol
 from torch.backends import cudnn
 
 from nnunet_ima.commands import attack, classify, plan
-from nnunet_ima.datasets.phantom_dataset import PhantomSettings
-from nnunet_ima.datasets.prepare import prepare_archive, prepare_phantom
-from nnunet_ima.datasets.tasks import load_task
 from nnunet_ima.files import write_atomically
 from nnunet_ima.training.scheduled import ScheduledTrainer
 
@@ -177,17 +176,17 @@ class Part:
     def _prepared_phantom(self) -> Path:
         folder = Path(os.environ["nnUNet_preprocessed"]) / f"Dataset{PHANTOM}_Phantom"
         if not folder.is_dir():
-            prepare_phantom(PhantomSettings(), dataset_id=PHANTOM)
+            _prepare("phantom", "--dataset-id", str(PHANTOM))
         return folder
 
     def _prepared_d4(self) -> Path:
         folder = Path(os.environ["nnUNet_preprocessed"]) / D4
         if not folder.is_dir():
             if self.toy:
-                settings = PhantomSettings(cases=5, shape=(16, 16, 8))
-                prepare_phantom(settings, dataset_id=4, dataset_name="Hippocampus", processes=1)
+                like = ("--dataset-id", "4", "--dataset-name", "Hippocampus")
+                _prepare("phantom", *like, "--cases", "5", "--shape", "16", "16", "8", "--processes", "1")
             else:
-                prepare_archive(load_task("D4"), self.data / "Task04_Hippocampus")
+                _prepare("D4", "--source", str(self.data / "Task04_Hippocampus"))
         return folder
 
     def _trained_pair(self, configuration: str) -> tuple[Path, Path]:
@@ -269,6 +268,12 @@ first on the gradient of the clean pass, samples that cross leave) and with `pap
 so these costs are high."""
 
 
+def _prepare(*arguments: str) -> None:
+    """In a process of its own, whose many workers need not import what this one has."""
+    launcher = Path(with_trainers.__file__)
+    subprocess.run([sys.executable, str(launcher), "nnunet_ima.commands.prepare:main", *arguments], check=True)
+
+
 def _plan(name: str, method: str, settings: Sequence[str]) -> None:
     plan.main(["-d", "4", "--name", name, "--overwrite", "--method", method, "--set", *settings])
 
@@ -327,13 +332,10 @@ def _environment(**variables: str) -> Iterator[None]:
 def _stoppable() -> Iterator[None]:
     """Let SIGTERM end a training after its epoch, with a checkpoint to go on from, and anything else at once."""
     stopping = training = False
-    home = os.getpid()
     run, begin_epoch = ScheduledTrainer.run_training, ScheduledTrainer.on_epoch_start
 
     def stop(_: int, __: FrameType | None) -> None:
         nonlocal stopping
-        if os.getpid() != home:  # a worker, which ends with this process
-            return
         stopping = True
         if not training:
             raise SystemExit(143)
@@ -357,6 +359,7 @@ def _stoppable() -> Iterator[None]:
 
     ScheduledTrainer.run_training, ScheduledTrainer.on_epoch_start = run_training, on_epoch_start
     former = signal.signal(signal.SIGTERM, stop)
+    os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))  # workers just end
     try:
         yield
     finally:
