@@ -117,7 +117,7 @@ class Part:
         self._prepared_d4()
         _plan("nnUNetPlansSpeed", "ima", ["tau=0.001", "margin_key=case"])
         texts, found = [SPEED], []
-        for configuration in ("2d", "3d_fullres"):
+        for configuration in ("2d",) if self.toy else ("2d", "3d_fullres"):
             for compiled in (False, True) if self.device == "cuda" else (False,):
                 label = f"speed_{configuration}{'_compiled' if compiled else ''}"
                 measured = self._benchmark(label, configuration, "nnUNetPlansSpeed", None, compiled)
