@@ -11,8 +11,10 @@ import torch
 from trainer_fixtures import Learning, MakeTrainer, check_run
 
 from nnunet_ima.attacks.problem import Attacked, Problem
+from nnunet_ima.methods.base import Outcome
 from nnunet_ima.perturbation.half_precision import HALF
-from nnunet_ima.training import learner, trainers, validation
+from nnunet_ima.training import robust, trainers, validation
+from nnunet_ima.training.learner import SegmentationLearner
 from nnunet_ima.training.robust import RobustTrainer
 
 METHODS = ["nnUNetTrainerIMA", "nnUNetTrainerAdv", "nnUNetTrainerTRADES", "nnUNetTrainerMMA"]
@@ -69,14 +71,25 @@ def test_training(any_half: torch.dtype, make_trainer: MakeTrainer, learnt: list
 def test_the_optimiser_gets_unscaled_gradients(
     make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """They are those of single precision, but for rounding, on samples from an attack in single precision."""
+    """They are those of single precision, but for rounding, on the samples that an attack has found there."""
+    samples: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     found = []
+
+    class Replayed(SegmentationLearner):
+        def __call__(self, x: torch.Tensor, rows: torch.Tensor | None = None) -> Outcome:
+            if x is self.x:
+                return super().__call__(x, rows)
+            if HALF.get("cpu") is None:
+                samples.append((x.detach().clone(), rows))
+            return super().__call__(*samples[0])
+
+    monkeypatch.setattr(robust, "SegmentationLearner", Replayed)
     for mixed in (False, True):
         trainer = make_trainer(trainer=getattr(trainers, name), plans_name=f"mixed{mixed}")
         batch = begun(trainer)
         if mixed:
             scaling(trainer)
-            monkeypatch.setattr(learner, "precision", lambda device: torch.autocast("cpu", torch.float16))
+            monkeypatch.setitem(HALF, "cpu", torch.float16)
         steps: list[torch.Tensor] = []
         trainer.optimizer.step = lambda trainer=trainer, steps=steps: steps.append(
             torch.cat([p.grad.flatten() for p in trainer.network.parameters() if p.grad is not None])
@@ -88,7 +101,7 @@ def test_the_optimiser_gets_unscaled_gradients(
     assert gradient.dtype == torch.float32
     assert not torch.equal(gradient, expected)
     assert loss == pytest.approx(expected_loss, rel=0.01)
-    assert torch.linalg.vector_norm(gradient - expected) < 0.05 * torch.linalg.vector_norm(expected)
+    assert torch.linalg.vector_norm(gradient - expected) < 0.1 * torch.linalg.vector_norm(expected)
 
 
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
