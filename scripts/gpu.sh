@@ -12,7 +12,7 @@
 #   covid       classifiers of CT slices, the paper's setting: ce, ima and adv10
 #
 # DATA      folder of Task04_Hippocampus and SARS-CoV-2-CT (../shared/data)
-# OUT       folder of results (results/gpu); README.md has a section for each part that is finished
+# OUT       folder of results (results/gpu); README.md has a section for each part that came to its end
 # WORK      folder of data sets and models (.gpu/work); keep it, or trainings begin anew
 # DEVICE    cuda
 # LIMIT     seconds for each part (3600). One that is stopped goes on where it was with the next call
@@ -52,7 +52,13 @@ mkdir -p "$out" "$work"/{raw,preprocessed,results} || fail "OUT=$out or WORK=$wo
 export nnUNet_raw=$work/raw nnUNet_preprocessed=$work/preprocessed nnUNet_results=$work/results MPLBACKEND=Agg
 export PYTHONPATH=$here${PYTHONPATH:+:$PYTHONPATH}
 if [[ -n $toy ]]; then export nnUNet_n_proc_DA=0 nnUNet_def_n_proc=1; fi
-[[ -f $out/README.md ]] || printf '# Measured on a GPU\n\nBy `scripts/gpu.sh`; each part was run once.\n\n' >"$out/README.md"
+
+tell() { # the sections so far; that of a check that failed, too
+    printf '# Measured on a GPU\n\nBy `scripts/gpu.sh`; each part was run once.\n\n'
+    for section in $known; do
+        if [[ -f $out/$section.md ]]; then cat "$out/$section.md"; fi
+    done
+}
 
 failed=()
 for part in "${parts[@]}"; do
@@ -66,8 +72,8 @@ for part in "${parts[@]}"; do
     timeout --foreground --kill-after=90 "$limit" "$python" "$here/scripts/gpu_parts.py" "$part" --data "$data" \
         --output "$out" --work "$work" --device "$device" ${toy:+--toy} >"$out/$part.log" 2>&1
     status=$?
+    tell >"$out/README.md"
     if ((status == 0)); then
-        cat "$out/$part.md" >>"$out/README.md"
         touch "$out/$part.done"
         echo "gpu: $part is finished after $((SECONDS - start)) s"
     else

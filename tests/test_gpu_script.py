@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,3 +97,28 @@ def test_an_unknown_part_is_refused(tmp_path: Path, run: Run) -> None:
     done = run("chekcs", OUT=str(tmp_path / "out"))
     assert done.returncode == 2
     assert "known are checks speed" in done.stderr
+
+
+def test_a_training_that_is_stopped_ends_its_epoch_and_goes_on(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import gpu_parts
+
+    whole = make_trainer(plans_name="whole", epochs=3)
+    whole.run_training()
+    first = make_trainer(plans_name="stopped", epochs=3)
+    begin = first.on_train_epoch_start
+
+    def stop_in_the_second() -> None:
+        begin()
+        if first.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first.on_train_epoch_start = stop_in_the_second
+    with gpu_parts._stoppable(), pytest.raises(SystemExit):
+        first.run_training()
+    resumed = make_trainer(plans_name="stopped", resume=True, epochs=3)
+    resumed.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+    assert resumed.current_epoch == 2
+    resumed.run_training()
+    for one, other in zip(whole.network.parameters(), resumed.network.parameters(), strict=True):
+        assert one.equal(other)
