@@ -85,7 +85,7 @@ def train(x: Tensor, y: Tensor, name: str, options: dict[str, Any], settings: Mo
         for batch in shuffled_batches(len(x), 128, generator):
             names = [ids[i] for i in batch.tolist()]
             optimizer.zero_grad()
-            method.step(ClassifierLearner(MixedPrecision(model, False), x[batch], y[batch], names, TASK, generator))
+            method.step(ClassifierLearner(MixedPrecision(model), x[batch], y[batch], names, TASK, generator))
             optimizer.step()
         method.end_epoch()
     return model.eval()

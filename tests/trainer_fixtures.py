@@ -6,11 +6,15 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
+from nnunet_ima.methods.base import Outcome
+from nnunet_ima.training import robust
+from nnunet_ima.training.learner import SegmentationLearner
 from nnunet_ima.training.robust import RobustTrainer
 from nnunet_ima.training.settings import change_settings
 from nnunet_ima.training.trainers import nnUNetTrainerIMA
@@ -65,3 +69,46 @@ def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ma
         return trainer(plans, configuration, 0, dataset_json, torch.device("cpu"))
 
     return make
+
+
+class Learning(NamedTuple):
+    """Noisy samples that a network has learnt from, and the clean ones."""
+
+    clean: Tensor
+    noisy: Tensor
+    names: list
+
+
+@pytest.fixture
+def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Learning]:
+    """What networks learn from in this test, but for clean samples."""
+    seen: list[Learning] = []
+
+    class Watched(SegmentationLearner):
+        def __call__(self, x: Tensor, rows: Tensor | None = None) -> Outcome:
+            if x is not self.x:
+                chosen = torch.arange(len(x)) if rows is None else rows
+                names = [self.names[i] for i in chosen.tolist()]
+                seen.append(Learning(self.x[chosen].detach().clone(), x.detach().clone(), names))
+            return super().__call__(x, rows)
+
+    monkeypatch.setattr(robust, "SegmentationLearner", Watched)
+    return seen
+
+
+def check_run(trainer: RobustTrainer, learnt: list[Learning], attacked: bool = True) -> None:
+    """Train; the weights move, and all noise is inside the ball."""
+    if not trainer.was_initialized:
+        trainer.initialize()
+    before = [p.detach().clone() for p in trainer.network.parameters()]
+    trainer.run_training()
+    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+    if attacked:
+        assert learnt, "no sample was attacked, so that this run says nothing"
+    room = 1.05 if trainer.method_name == "mma" else 1.0  # it looks for margins a little beyond the largest
+    for clean, noisy, names in learnt:
+        sizes = trainer.method.run.norm.size(noisy - clean)
+        # radii may have moved since, but never beyond the largest margin
+        assert (sizes <= room * trainer.budget.effective(trainer.settings.options["eps"]) * (1 + 1e-5)).all()
+        assert len(names) == len(clean)

@@ -28,6 +28,7 @@ from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.files import read_json
 from nnunet_ima.inference.model import open_model
 from nnunet_ima.perturbation.budget import Budget
+from nnunet_ima.perturbation.half_precision import attacked_pass
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.tasks.dice import pooled_dice
 from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present, overlap_counts
@@ -73,9 +74,7 @@ class LoadedModel:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of a batch, in float32."""
-        with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):
-            logits: Tensor = self.network(x).float()
-        return logits
+        return attacked_pass(self.network, x)
 
 
 def load_model(

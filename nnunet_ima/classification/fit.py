@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, pstdev
 from time import perf_counter
@@ -36,6 +37,7 @@ from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.methods import Method
+from nnunet_ima.perturbation.half_precision import HALF, attacked_pass
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
 from nnunet_ima.tasks.classification import Classification
@@ -127,7 +129,7 @@ class _Training:
         torch.manual_seed(settings.seed)
         network, self.description = new_network(settings, len(data.classes), data.channels)
         self.network = network.to(self.device)
-        self.model = MixedPrecision(self.network, self.device.type == "cuda")
+        self.model = MixedPrecision(self.network)
         self.task = Classification(class_weights(data.y, len(data.classes)) if settings.balanced else None)
         self.method: Method = settings.make_method(data.ids, data.channels)
         trained = [weight for weight in self.network.parameters() if weight.requires_grad]
@@ -136,7 +138,7 @@ class _Training:
         self.schedule: LRScheduler | None = None
         if settings.schedule == "one-cycle":
             self.schedule = OneCycleLR(self.optimizer, settings.learning_rate, settings.epochs * batches)
-        self.scaler = torch.GradScaler(enabled=self.device.type == "cuda")
+        self.scaler = torch.GradScaler(self.device.type, enabled=self.device.type in HALF)
         chosen = torch.randperm(len(data.y_validation), generator=torch.Generator().manual_seed(settings.seed))
         self.watched = chosen[: settings.robust_images]
 
@@ -167,7 +169,8 @@ class _Training:
             stored = load_checked(file, "nnunet_ima_training")
             self.network.load_state_dict(stored["weights"])
             self.optimizer.load_state_dict(stored["optimizer"])
-            self.scaler.load_state_dict(stored["scaler"])
+            if stored["scaler"]:  # a training on a CPU has none
+                self.scaler.load_state_dict(stored["scaler"])
             if self.schedule is not None:
                 self.schedule.load_state_dict(stored["schedule"])
             self.method.load_state_dict(stored["method"])
@@ -243,8 +246,8 @@ class _Training:
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """Accuracy on validation images, clean on all of them and under PGD on some."""
-        with evaluating(self.model) as model:
-            found = []
+        with evaluating(self.network) as network:
+            model, found = partial(attacked_pass, network), []
             for x, y in zip(self.data.x_validation.split(256), self.data.y_validation.split(256), strict=True):
                 with torch.no_grad():
                     found.append((model(x.to(self.device)).argmax(1).cpu() == y).float())

@@ -5,29 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods.base import Learner, Outcome
+from nnunet_ima.perturbation.half_precision import attacked_pass, precision
 from nnunet_ima.tasks.classification import Classification
 
 
 class MixedPrecision(nn.Module):
-    """A network in half precision on CUDA, with logits in single precision."""
+    """A network in half precision where nnU-Net's would be (on CUDA), with logits in single precision."""
 
-    def __init__(self, network: nn.Module, enabled: bool) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network, self.enabled = network, enabled
+        self.network = network
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K)."""
-        if not self.enabled:
+        with precision(x.device):
             logits: Tensor = self.network(x)
-            return logits
-        with torch.autocast("cuda"):
-            logits = self.network(x)
         return logits.float()
 
 
@@ -68,10 +67,10 @@ class ClassifierLearner(Learner):
         scaled.backward()
 
     @contextmanager
-    def attackable(self, network: nn.Module | None = None) -> Iterator[nn.Module]:
+    def attackable(self, network: nn.Module | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
         """See `Learner.attackable`."""
-        with evaluating(self.model if network is None else MixedPrecision(network, self.model.enabled)) as model:
-            yield model
+        with evaluating(self.network if network is None else network) as lent:
+            yield partial(attacked_pass, lent)
 
 
 @contextmanager

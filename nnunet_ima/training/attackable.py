@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from functools import partial
 
 from torch import Tensor, nn
 
+from nnunet_ima.perturbation.half_precision import attacked_pass
+
 
 @contextmanager
-def attackable(
-    network: nn.Module, autocast: Callable[[], AbstractContextManager[object]]
-) -> Iterator[Callable[[Tensor], Tensor]]:
+def attackable(network: nn.Module) -> Iterator[Callable[[Tensor], Tensor]]:
     """Lend the network in evaluation mode and without supervision heads: samples independent, one output.
 
     Args:
         network: a network of nnU-Net, outside any wrapper; it is put back as it was.
-        autocast: makes the context of each pass.
 
     Yields:
         A function from images (B, C, *spatial) to logits (B, K, *spatial) in float32.
@@ -25,12 +25,8 @@ def attackable(
     network.eval()
     network.decoder.deep_supervision = False
 
-    def model(x: Tensor) -> Tensor:
-        with autocast():
-            return network(x).float()
-
     try:
-        yield model
+        yield partial(attacked_pass, network)
     finally:
         network.train(training)
         network.decoder.deep_supervision = supervised

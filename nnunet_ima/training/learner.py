@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, autocast, nn
+from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
 
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods.base import Learner, Outcome
+from nnunet_ima.perturbation.half_precision import precision
 from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.warm_start import bare_network
 
@@ -67,7 +68,7 @@ class SegmentationLearner(Learner):
 
     def attackable(self, network: nn.Module | None = None) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """See `Learner.attackable`."""
-        return attackable(self.network if network is None else network, self._precision)
+        return attackable(self.network if network is None else network)
 
     def finish(self) -> None:
         """Make the passes that a step of the method has not needed: under DDP every rank owes them to the others."""
@@ -78,7 +79,7 @@ class SegmentationLearner(Learner):
     def _pass(self, x: Tensor, targets: Sequence[Tensor]) -> Outcome:
         self._left -= 1
         trainer = self._trainer
-        with trainer.network.no_sync() if trainer.is_ddp and self._left else nullcontext(), self._precision():
+        with trainer.network.no_sync() if trainer.is_ddp and self._left else nullcontext(), precision(trainer.device):
             outputs = trainer.network(x)
         outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
         scales = trainer.loss.weight_factors if trainer.enable_deep_supervision else [1.0]
@@ -89,18 +90,10 @@ class SegmentationLearner(Learner):
         )
         return Outcome(losses, outputs[0])
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return precision(self._trainer.device)
-
     @property
     def _compiled(self) -> bool:
         network = self._trainer.network
         return isinstance(network.module if self._trainer.is_ddp else network, OptimizedModule)
-
-
-def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision where nnU-Net trains with it."""
-    return autocast(device.type) if device.type == "cuda" else nullcontext()
 
 
 def noise_mask(x: Tensor, image_channels: int) -> Tensor | None:

@@ -13,7 +13,7 @@ from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.tasks.voxelwise import overlap_counts
 from nnunet_ima.training.attackable import attackable
-from nnunet_ima.training.learner import noise_mask, precision
+from nnunet_ima.training.learner import noise_mask
 
 
 def dice_counts(
@@ -30,7 +30,7 @@ def dice_counts(
     x = batch["data"].to(trainer.device)
     target = batch["target"]
     y: Tensor = (target[0] if isinstance(target, list) else target).to(trainer.device)
-    with attackable(network, lambda: precision(trainer.device)) as model:
+    with attackable(network) as model:
         if generator is not None:
             eps = torch.full((len(x),), trainer.budget.effective(trainer.settings.robust_eps)).to(x)
             free = noise_mask(x, trainer.image_channels)

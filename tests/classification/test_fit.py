@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from nnunet_ima.classification.fit import LATEST, MODEL, fit, suggested_eps
 from nnunet_ima.classification.networks import load_classifier
 from nnunet_ima.classification.settings import Settings, resolve_settings
 from nnunet_ima.classification.training_data import TrainingData
+from nnunet_ima.perturbation.half_precision import HALF
 
 SIZE = 32
 
@@ -198,3 +200,52 @@ def test_balanced_training_weighs_classes(tmp_path: Path) -> None:
 
 def test_the_suggested_noise_level_is_the_median_margin() -> None:
     assert suggested_eps([1.0, 9.0, 2.0]) == 2.0
+
+
+@pytest.mark.parametrize("method", ["ce", "ima1", "trades1", "mma1"])
+def test_half_precision(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA, but on the CPU."""
+    monkeypatch.setitem(HALF, "cpu", torch.float16)
+    file = fit(training_data(), settings(method, epochs=2), tmp_path / method)
+    for row in log_of(file.parent):
+        assert all(math.isfinite(float(value)) for value in row.values())
+    weights = load_classifier(file).network.parameters()
+    assert all(weight.isfinite().all() and weight.dtype == torch.float32 for weight in weights)
+
+
+def test_the_optimiser_gets_unscaled_gradients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are those of single precision, but for rounding; an overflow costs a step and nothing else."""
+    found = []
+    for half in (False, True):
+        if half:
+            monkeypatch.setitem(HALF, "cpu", torch.float16)
+        training = fit_module._Training(training_data(), settings("ce"), tmp_path, torch.device("cpu"))
+        assert training.scaler.is_enabled() is half
+        training._step(torch.arange(8), torch.Generator().manual_seed(0))
+        found.append([weight.grad for weight in training.network.parameters()])
+    # first layers see images of little contrast, whose rounding normalisation enlarges; the last one tells the scale
+    torch.testing.assert_close(found[1][-2], found[0][-2], rtol=0.05, atol=0.05 * float(found[0][-2].abs().max()))
+    single, half = (torch.cat([gradient.flatten() for gradient in gradients]) for gradients in found)
+    assert torch.cosine_similarity(single, half, 0) > 0.9
+
+    before = [weight.detach().clone() for weight in training.network.parameters()]
+    training.scaler.update(2.0**127)
+    training._step(torch.arange(8), torch.Generator().manual_seed(0))
+    assert training.scaler.get_scale() == 2.0**126
+    assert all(torch.equal(a, b) for a, b in zip(before, training.network.parameters(), strict=True))
+
+
+def test_a_training_begun_in_single_precision_goes_on_in_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a CPU to a GPU; and back, for good measure."""
+    undo = stop_after(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(training_data(), settings("ce", epochs=3), tmp_path / "ce")
+    undo()
+    monkeypatch.setitem(HALF, "cpu", torch.float16)
+    undo = stop_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(training_data(), settings("ce", epochs=3), tmp_path / "ce")
+    undo()
+    assert torch.load(tmp_path / "ce" / LATEST, weights_only=True)["scaler"]["scale"] > 1
+    monkeypatch.delitem(HALF, "cpu")
+    assert fit(training_data(), settings("ce", epochs=3), tmp_path / "ce").is_file()

@@ -42,9 +42,7 @@ def train(x: Tensor, y: Tensor, name: str) -> nn.Module:
         for chosen in torch.randperm(len(x), generator=generator).split(64):
             optimizer.zero_grad()
             batch = [names[i] for i in chosen.tolist()]
-            learner = ClassifierLearner(
-                MixedPrecision(model, False), x[chosen], y[chosen], batch, Classification(), generator
-            )
+            learner = ClassifierLearner(MixedPrecision(model), x[chosen], y[chosen], batch, Classification(), generator)
             method.step(learner)
             optimizer.step()
         method.end_epoch()

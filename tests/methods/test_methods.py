@@ -53,7 +53,7 @@ def built(name: str, training: Run | None = None, eps: float = 0.5, **given: flo
 
 def learner(model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str], seed: int = 0) -> ClassifierLearner:
     generator = torch.Generator().manual_seed(seed)
-    return ClassifierLearner(MixedPrecision(model, False), x, y, names, Classification(), generator)
+    return ClassifierLearner(MixedPrecision(model), x, y, names, Classification(), generator)
 
 
 def step(method: Method, model: nn.Module, x: Tensor, y: Tensor, names: Sequence[str], seed: int = 0) -> Step:

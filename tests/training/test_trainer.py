@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from torch import Tensor
+from trainer_fixtures import Learning, check_run
 
 from nnunet_ima._methods import METHODS
-from nnunet_ima.methods.base import Outcome
-from nnunet_ima.training import robust, trainers
+from nnunet_ima.training import trainers
 from nnunet_ima.training.attackable import attackable
-from nnunet_ima.training.learner import SegmentationLearner
-from nnunet_ima.training.robust import RobustTrainer
 from nnunet_ima.training.trainers import nnUNetTrainerIMA, nnUNetTrainerPlain
 from nnunet_ima.training.warm_start import bare_network
 
@@ -26,49 +21,6 @@ class WithoutDeepSupervision(nnUNetTrainerIMA):
     def initialize(self) -> None:
         self.enable_deep_supervision = False
         super().initialize()
-
-
-class Learning(NamedTuple):
-    """Noisy samples that a network has learnt from, and the clean ones."""
-
-    clean: Tensor
-    noisy: Tensor
-    names: list
-
-
-@pytest.fixture
-def learnt(monkeypatch: pytest.MonkeyPatch) -> list[Learning]:
-    """What networks learn from in this test, but for clean samples."""
-    seen: list[Learning] = []
-
-    class Watched(SegmentationLearner):
-        def __call__(self, x: Tensor, rows: Tensor | None = None) -> Outcome:
-            if x is not self.x:
-                chosen = torch.arange(len(x)) if rows is None else rows
-                names = [self.names[i] for i in chosen.tolist()]
-                seen.append(Learning(self.x[chosen].detach().clone(), x.detach().clone(), names))
-            return super().__call__(x, rows)
-
-    monkeypatch.setattr(robust, "SegmentationLearner", Watched)
-    return seen
-
-
-def check_run(trainer: RobustTrainer, learnt: list[Learning], attacked: bool = True) -> None:
-    """Train; the weights move, and all noise is inside the ball."""
-    if not trainer.was_initialized:
-        trainer.initialize()
-    before = [p.detach().clone() for p in trainer.network.parameters()]
-    trainer.run_training()
-    assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
-    assert all(p.isfinite().all() for p in trainer.network.parameters())
-    if attacked:
-        assert learnt, "no sample was attacked, so that this run says nothing"
-    room = 1.05 if trainer.method_name == "mma" else 1.0  # it looks for margins a little beyond the largest
-    for clean, noisy, names in learnt:
-        sizes = trainer.method.run.norm.size(noisy - clean)
-        # radii may have moved since, but never beyond the largest margin
-        assert (sizes <= room * trainer.budget.effective(trainer.settings.options["eps"]) * (1 + 1e-5)).all()
-        assert len(names) == len(clean)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres", "3d_lowres"])
@@ -225,7 +177,7 @@ def test_the_network_is_put_back_as_it_was(make_trainer) -> None:
     trainer = make_trainer()
     trainer.on_train_start()
     trainer.network.train()
-    with attackable(trainer.network, nullcontext) as model:
+    with attackable(trainer.network) as model:
         assert not trainer.network.training
         assert isinstance(model(torch.zeros(1, 1, *trainer.configuration_manager.patch_size)), torch.Tensor)
     assert trainer.network.training
