@@ -8,8 +8,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import tomli_w
-
 from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import write_atomically
 
@@ -56,6 +54,8 @@ def lock(protocol: Protocol, file: Path) -> str:
     if file.exists():
         msg = f"{file} exists; a protocol is locked once: choose another file, or remove it"
         raise FileExistsError(msg)
+    import tomli_w  # here, as few machines that measure lock a protocol, too
+
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     write_atomically(file, HEADER + tomli_w.dumps({"locked": now, **protocol}))
     return sha256([file])
