@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,16 @@ class Kept:
                 return self._worst_case(record, pipeline)
         return None
 
-    def shown(self, model: str, pipeline: Pipeline, most: int) -> list[CaseVolumes]:
-        """The worst cases of a model that are kept, worst first."""
+    def shown(self, model: str, pipeline: Pipeline, most: int) -> Iterator[CaseVolumes]:
+        """The worst cases of a model that are kept, worst first, one at a time."""
         of_case: dict[str, dict[float, Result]] = {}
         for record in self.findings.records:
             if record.model == model and record.attack != "clean" and self._are_there(record, pipeline):
                 of_case.setdefault(record.case, {})[record.eps] = record
         lowest = {case: min(record.dice for record in levels.values()) for case, levels in of_case.items()}
         worst = sorted(of_case, key=lambda case: lowest[case])[:most]
-        return [self._volumes(list(dict(sorted(of_case[case].items())).values()), pipeline) for case in worst]
+        for case in worst:
+            yield self._volumes([record for _, record in sorted(of_case[case].items())], pipeline)
 
     def _are_there(self, record: Result, pipeline: Pipeline) -> bool:
         return all(file.is_file() for file in self._files(record, pipeline))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import chain
 from math import prod
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -22,11 +25,12 @@ from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.report import cards
 from nnunet_ima.report.audit_figures import draw_dice_curves, draw_margins, draw_worst_case
 from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.document import Shown
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
 from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.markdown import markdown
-from nnunet_ima.report.material import Material, of_case, write_material
+from nnunet_ima.report.material import Material, of_case, read_material, write_material
 from nnunet_ima.report.volumes import fit
 
 DOSSIER = "dossier.html"
@@ -75,10 +79,9 @@ def publish(
             text += f"\n\nNo figure of {name}'s worst case: its noise or its predictions are not in images/"
     images = "\n\n".join(f"![{name}]({quote(name)})" for name in figures)
     write_atomically(folder / "report.md", f"{text}\n\n{images}\n" if images else f"{text}\n")
-    shown = [it for name, pipeline in pipelines.items() for it in kept.shown(name, pipeline, SHOWN)]
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    fitting, note = fit(shown, ROOM)
-    material = Material(folder, summary, facts, of_case(findings.records), manifest, tuple(fitting), note)
+    told = of_case(findings.records)
+    material = Material(folder, summary, facts, told, manifest, *_shown(kept, pipelines, told))
     write_material(material)
     made = cards.make_cards(material)
     write_atomically(folder / cards.FILE, cards.as_text(made))
@@ -86,6 +89,17 @@ def publish(
         write_atomically(folder / f"card_{card.model}.html", html(cards.card_page(card)))
     write_atomically(folder / DOSSIER, html(dossier(material)))
     return f"{text}\n\nReport, figures and all results: {folder}\nTo read, look into and file: {folder / DOSSIER}"
+
+
+def _shown(kept: Kept, pipelines: Mapping[str, Pipeline], told: list[dict[str, Any]]) -> tuple[tuple[Shown, ...], str]:
+    """Volumes of the worst cases; those of an earlier start, if it has told the same results."""
+    with suppress(OSError, ValueError):  # none, or damaged: they are made
+        former = read_material(kept.folder)
+        if former.cases == told:
+            return former.shown, former.note
+    found = chain.from_iterable(kept.shown(name, pipeline, SHOWN) for name, pipeline in pipelines.items())
+    shown, note = fit(found, ROOM, SHOWN * len(pipelines))
+    return tuple(shown), note
 
 
 def _facts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -122,33 +122,33 @@ def affine_of(properties: Mapping[str, Any]) -> Array:
     return np.diag([*reversed([float(step) for step in properties["spacing"]]), 1.0])
 
 
-def fit(found: Sequence[CaseVolumes], limit: int) -> tuple[list[Shown], str]:
-    """Make cases small enough: cropped around the structures, then with coarser intensities, then the worst ones only.
+def fit(found: Iterable[CaseVolumes], limit: int, most: int) -> tuple[list[Shown], str]:
+    """Make cases small enough: each cropped around its structures if it has to be, then with coarser intensities.
 
     Args:
-        found: worst first.
+        found: worst first; one at a time is held in memory.
         limit: bytes that all may take in the page, base64 included.
+        most: number of cases among which these bytes are shared out.
 
     Returns:
-        What fits, and a sentence that says what was done; "" if all is there as it was.
+        What fits, and a sentence on what does not; "" if all cases are there. Each case says what was done to it.
     """
-    steps = (
-        (list(found), False, ""),
-        ([it.cropped() for it in found], False, "Volumes are cropped around the structures."),
-        ([it.cropped() for it in found], True, "Volumes are cropped around the structures, intensities in 255 steps."),
-    )
     shown: list[Shown] = []
-    note = ""
-    for cases, coarse, note in steps:
-        shown = [case.shown(coarse=coarse) for case in cases]
-        if sum(map(size, shown)) <= limit:
-            return shown, note
-    kept: list[Shown] = []
-    for case in shown:
-        if sum(map(size, kept)) + size(case) > limit:
-            break
-        kept.append(case)
-    return kept, f"{note} Of {len(shown)} cases the page holds the {len(kept)} worst, to stay small."
+    left_out = 0
+    used = 0
+    for number, case in enumerate(found):
+        share = (limit - used) // max(1, most - number)
+        made = case.shown()
+        if size(made) > share:
+            made = case.cropped().shown("Cropped around the structures.")
+        if size(made) > share:
+            made = case.cropped().shown("Cropped around the structures, intensities in 255 steps.", coarse=True)
+        if used + size(made) > limit:
+            left_out += 1
+            continue
+        shown.append(made)
+        used += size(made)
+    return shown, f"Left out, so that the page stays small: {left_out} cases." if left_out else ""
 
 
 def size(shown: Shown) -> int:

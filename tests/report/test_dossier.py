@@ -183,13 +183,18 @@ def test_cropping_keeps_every_structure_where_it_was() -> None:
 
 def test_a_page_stays_small() -> None:
     cases = [volumes("m", f"case_{number}", number) for number in range(6)]
-    whole, note = fit(cases, 10**9)
+    whole, note = fit(cases, 10**9, 6)
     assert (len(whole), note) == (6, "")
+    assert {it.note for it in whole} == {""}
     total = sum(map(size, whole))
-    some, note = fit(cases, total // 3)
+    most, note = fit(iter(cases), int(0.9 * total), 6)
+    assert (len(most), note) == (6, "")
+    assert sum(map(size, most)) <= 0.9 * total
+    assert any("Cropped" in it.note for it in most)
+    some, note = fit(cases, total // 3, 6)
     assert 0 < len(some) < 6
     assert [it.case for it in some] == [f"case_{number}" for number in range(len(some))]
-    assert f"Of 6 cases the page holds the {len(some)} worst" in note
+    assert note == f"Left out, so that the page stays small: {6 - len(some)} cases."
     assert sum(map(size, some)) <= total // 3
 
 

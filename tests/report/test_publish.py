@@ -22,6 +22,7 @@ from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
 from nnunet_ima.report.audit_figures import WorstCase
+from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.material import read_material
 from nnunet_ima.report.publish import publish
 
@@ -136,7 +137,12 @@ def test_all_files_are_written_and_told(
 
 
 def test_the_dossier_shows_what_the_audit_has_kept(
-    make_findings: MakeFindings, settings: Settings, store: Store, cases: list[Case], worst: list[WorstCase]
+    make_findings: MakeFindings,
+    settings: Settings,
+    store: Store,
+    cases: list[Case],
+    worst: list[WorstCase],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for case in cases[:2]:
         write_images(store, "weak", case.name, 1.0, 5.0)
@@ -153,6 +159,9 @@ def test_the_dossier_shows_what_the_audit_has_kept(
     noise = nib.Nifti1Image.from_bytes(gzip.decompress(shown.layers[1].noise)).get_fdata()
     assert np.unique(noise) == pytest.approx([250.0])
     assert len(material.cases) == 9
+    monkeypatch.setattr(Kept, "shown", lambda *_: pytest.fail("made again"))
+    publish(make_findings(("weak",)), {"weak": fake_pipeline()}, cases, settings, store)
+    assert read_material(store.folder).shown == material.shown
 
 
 def test_facts_tell_what_the_numbers_depend_on(
