@@ -56,7 +56,8 @@ def test_train_predict_select_export(phantom: PhantomDataset, trained: Path, tmp
 
     final = (fold / "checkpoint_final.pth").read_bytes()
     snapshots = json.loads((fold / "ima_snapshots.json").read_text())["snapshots"]
-    assert [entry["epoch"] for entry in snapshots] == [1, 2]
+    places = [(entry["epoch"], entry["weights"]) for entry in snapshots]
+    assert places == [(1, "raw"), (1, "averaged"), (2, "raw"), (2, "averaged")]
     arguments = ["-d", str(phantom.dataset_id), "-c", "2d_cpu", "-p", "nnUNetPlansShort", "--min-dice", "0"]
     select.main([*arguments, "--dry-run"])
     assert (fold / "checkpoint_final.pth").read_bytes() == final

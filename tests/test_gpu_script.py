@@ -1,4 +1,4 @@
-"""scripts/gpu.sh at toy size: all parts on a CPU, again, and with a part that fails."""
+"""scripts/gpu.sh at toy size on a CPU: a part, again, and with a part that fails; with `-m slow` all parts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "gpu.sh"
 PARTS = ("checks", "speed", "2d", "3d_fullres", "longer", "covid")
+SOME = ("speed", "2d")  # with imports, the others take two more minutes
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -38,39 +40,52 @@ def run(home: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def all_parts(run: Run) -> subprocess.CompletedProcess[str]:
-    return run()
+def some_parts(run: Run) -> subprocess.CompletedProcess[str]:
+    return run(*SOME)
 
 
-def test_every_part_leaves_its_section_and_its_numbers(all_parts: subprocess.CompletedProcess[str], home: Path) -> None:
-    assert all_parts.returncode == 0, all_parts.stdout + all_parts.stderr
+def stored(home: Path, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What parts have left behind, after a look at its outside."""
     out = home / "out"
     text = (out / "README.md").read_text()
-    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(PARTS)
-    stored = {part: json.loads((out / f"{part}.json").read_text()) for part in PARTS}
-    for part, found in stored.items():
-        assert {"device", "date", "torch", "command"} <= set(found)
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == list(parts)
+    found: dict[str, dict[str, Any]] = {part: json.loads((out / f"{part}.json").read_text()) for part in parts}
+    for part, content in found.items():
+        assert {"device", "date", "torch", "command"} <= set(content)
         assert f"bash scripts/gpu.sh {part}`" in text
         assert (out / f"{part}.done").is_file()
-    assert all(check["passed"] for check in stored["checks"]["results"])
-    for measured in stored["speed"]["results"]:
+    return found
+
+
+def test_parts_leave_their_sections_and_numbers(some_parts: subprocess.CompletedProcess[str], home: Path) -> None:
+    assert some_parts.returncode == 0, some_parts.stdout + some_parts.stderr
+    found = stored(home, SOME)
+    for measured in found["speed"]["results"]:
         assert set(measured["seconds"]) == {"plain", "default", "paper", "textbook"}
         assert all(value > 0 for value in measured["ratios"].values())
         assert measured["attack"]["textbook"]["attacked"] > 0
-    for part in ("2d", "3d_fullres"):
-        assert {row["model"] for row in stored[part]["results"]["paper"]} == {"plain nnU-Net", "IMA"}
-        assert {row["attack"] for row in stored[part]["results"]["audit"]} >= {"clean", "standard"}
-        assert (out / f"{part}_audit" / "report.md").is_file()
-    assert len({row["model"] for row in stored["longer"]["results"]["paper"]}) == 3
-    assert {row["model"] for row in stored["covid"]["results"]} == {"ce", "ima"}
+    assert {row["model"] for row in found["2d"]["results"]["paper"]} == {"plain nnU-Net", "IMA"}
+    assert {row["attack"] for row in found["2d"]["results"]["audit"]} >= {"clean", "standard"}
+    assert (home / "out" / "2d_audit" / "report.md").is_file()
 
 
-def test_what_is_finished_is_not_done_again(all_parts: subprocess.CompletedProcess[str], home: Path, run: Run) -> None:
+def test_what_is_finished_is_not_done_again(some_parts: subprocess.CompletedProcess[str], home: Path, run: Run) -> None:
     before = (home / "out" / "README.md").read_text()
-    again = run()
+    again = run(*SOME)
     assert again.returncode == 0
-    assert again.stdout.count("is finished already") == len(PARTS)
+    assert again.stdout.count("is finished already") == len(SOME)
     assert (home / "out" / "README.md").read_text() == before
+
+
+@pytest.mark.slow
+def test_all_parts_run_their_whole_way(some_parts: subprocess.CompletedProcess[str], home: Path, run: Run) -> None:
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = stored(home, PARTS)
+    assert all(check["passed"] for check in found["checks"]["results"])
+    assert {row["model"] for row in found["3d_fullres"]["results"]["paper"]} == {"plain nnU-Net", "IMA"}
+    assert len({row["model"] for row in found["longer"]["results"]["paper"]}) == 3
+    assert {row["model"] for row in found["covid"]["results"]} == {"ce", "ima"}
 
 
 def test_a_part_that_fails_does_not_stop_the_others(tmp_path: Path, run: Run) -> None:

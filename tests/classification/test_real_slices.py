@@ -37,7 +37,7 @@ def test_ima_stands_noise_that_breaks_plain_training(tmp_path: Path) -> None:
         file = fit(TrainingData.of(data, splits), settings, tmp_path / method)
         network = load_classifier(file).network
         clean[method] = float(Classification().quality(network(x), y).mean())
-        eps = torch.full((len(x),), settings.budget.effective(3.0))
+        eps = torch.full((len(x),), settings.budget().effective(3.0))
         attacked = pgd(
             Problem(network, x, y, eps, L2(), Classification().quality),
             cross_entropy,

@@ -149,7 +149,7 @@ def test_it_fits_screens_of_any_width(opened: Any, width: int) -> None:
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
     )
     try:
-        assert opened.execute_script("return document.documentElement.scrollWidth") <= width
+        wait_for(lambda: opened.execute_script("return document.documentElement.scrollWidth") <= width)
         assert opened.find_element(By.TAG_NAME, "canvas").size["width"] > 0.6 * min(width, 900)
     finally:
         opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
