@@ -14,7 +14,7 @@ from nnunet_ima.evidence.store import level_key
 from nnunet_ima.files import read_json
 from nnunet_ima.report.document import Block, Bullets, Document, Section, Table, Text
 from nnunet_ima.report.material import Material
-from nnunet_ima.report.wording import interval_text
+from nnunet_ima.report.wording import interval_text, worst_rows
 
 FILE = "card.json"
 SCHEMA = 1
@@ -88,10 +88,6 @@ def make_cards(material: Material) -> list[Card]:
     cards = []
     for name, model in question["models"].items():
         rows = [row for row in summary["rows"] if row["model"] == name]
-        worst: dict[float, Mapping[str, Any]] = {}
-        for row in rows:
-            if row["eps"] not in worst or row["mean_dice"] < worst[row["eps"]]["mean_dice"]:
-                worst[row["eps"]] = row
         margins = [entry for entry in summary["margins"] if entry["model"] == name]
         own = [row for row in summary["verdicts"] if row["model"] == name]
         cards.append(
@@ -107,7 +103,7 @@ def make_cards(material: Material) -> list[Card]:
                 protocol=_hash([question["attacks"], question["settings"], model["step_size"], model["mirroring"]]),
                 norm=summary["settings"]["norm"],
                 unit=summary["settings"]["unit"],
-                levels=tuple(_level(row) for _, row in sorted(worst.items())),
+                levels=tuple(_level(row) for row in worst_rows(summary, name).values()),
                 median_margin=margins[0]["quantiles"]["0.5"] if margins else None,
                 conclusive=bool(own) and all(row["conclusive"] for row in own) and not summary["failed"],
                 made_with=versions[-1] if versions else "unknown",

@@ -27,7 +27,7 @@ from nnunet_ima.report.document import (
 )
 from nnunet_ima.report.material import Material
 from nnunet_ima.report.strata import Strata, strata_section
-from nnunet_ima.report.wording import conclusion, number
+from nnunet_ima.report.wording import conclusion, number, worst_rows
 
 LIMITS = (
     "An attack shows how low a model can fall; it proves nothing about what it withstands. Another attack may do more: "
@@ -105,13 +105,9 @@ def _light(summary: dict[str, Any], about: About) -> list[Block]:
     return lights
 
 
-def _worst(summary: Mapping[str, Any], model: str) -> dict[float, float]:
-    """Lowest mean Dice of a model at each level; where several attacks were run, their worst of each case."""
-    worst: dict[float, float] = {}
-    for row in summary["rows"]:
-        if row["model"] == model:
-            worst[row["eps"]] = min(row["mean_dice"], worst.get(row["eps"], 1.0))
-    return dict(sorted(worst.items()))
+def _worst(summary: dict[str, Any], model: str) -> dict[float, float]:
+    """Lowest mean Dice of a model at each level."""
+    return {eps: row["mean_dice"] for eps, row in worst_rows(summary, model).items()}
 
 
 def _lay(worst: Mapping[float, float]) -> str:
@@ -234,7 +230,7 @@ def _repeatability(summary: Mapping[str, Any]) -> tuple[Block, ...]:
     )
 
 
-def _hazards(summary: Mapping[str, Any]) -> tuple[Block, ...]:
+def _hazards(summary: dict[str, Any]) -> tuple[Block, ...]:
     """A table to be completed; what the numbers suggest is filled in."""
     rows = []
     for model in dict.fromkeys(row["model"] for row in summary["rows"]):

@@ -97,17 +97,14 @@ class Kept:
                 Attacked(record.eps, record.attack, record.dice, noise[channel], predicted * counts)
                 for record, noise, predicted in found
             ),
+            channel=channel if len(raw) > 1 else None,
         )
 
     def _worst_case(self, record: Result, pipeline: Pipeline) -> WorstCase:
         found = self._volumes([record], pipeline)
         (level,) = found.levels
         volume = self.volumes(next(case for case in self.cases if case.name == record.case), pipeline.model)
-        channels = len(volume.image)
-        named = ""
-        if channels > 1:
-            noise = _raw(self._files(record, pipeline)[0], volume, pipeline)
-            named = f", channel {int(np.square(noise).sum((1, 2, 3)).argmax())}"
+        named = "" if found.channel is None else f", channel {found.channel}"
         return WorstCase(
             title=f"{record.model}: {record.case} under {record.attack}, ε = {record.eps:g}{named}; "
             f"Dice {record.clean_dice:.3f} without noise, {record.dice:.3f} with it",

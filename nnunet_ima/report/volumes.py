@@ -50,6 +50,7 @@ class CaseVolumes:
         fragility: smallest ε at which a voxel's prediction changes, 0: none; None: not known.
         unit: of the noise.
         levels: by rising ε.
+        channel: of the image, which has several; None: it has one.
     """
 
     model: str
@@ -62,6 +63,7 @@ class CaseVolumes:
     fragility: Array | None
     unit: str
     levels: tuple[Attacked, ...]
+    channel: int | None = None
 
     def cropped(self) -> CaseVolumes:
         """The same around all structures, true and predicted."""

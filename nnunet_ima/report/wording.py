@@ -51,5 +51,14 @@ def conclusion(summary: dict[str, Any]) -> Block:
     return Bullets(tuple(missing), "**NOT CONCLUSIVE.** What failed, or was not looked at:")
 
 
+def worst_rows(summary: dict[str, Any], model: str) -> dict[float, Row]:
+    """The row of a model's lowest mean Dice at each ε, by rising ε; "worst of all" takes each case's worst attack."""
+    worst: dict[float, Row] = {}
+    for row in summary["rows"]:
+        if row["model"] == model and (row["eps"] not in worst or row["mean_dice"] < worst[row["eps"]]["mean_dice"]):
+            worst[row["eps"]] = row
+    return dict(sorted(worst.items()))
+
+
 def _is(row: Row, result: str) -> bool:
     return bool(row["result"] == result)
