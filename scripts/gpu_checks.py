@@ -6,10 +6,8 @@ Part of scripts/gpu.sh. On a CPU the same checks run, without half precision and
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_ima.perturbation.half_precision import HALF
 from nnunet_ima.training.robust import RobustTrainer
+from nnunet_ima.training.scheduled import environment
 from nnunet_ima.training.settings import change_settings
 
 # A fresh network predicts foreground almost at random; with a low τ it counts as right, and is attacked.
@@ -71,16 +70,16 @@ def run_checks(folder: Path, configurations: tuple[str, ...], device: str) -> li
         device: where to compute.
     """
     checks = []
-    with tempfile.TemporaryDirectory() as results, _environment("nnUNet_results", results):
+    with tempfile.TemporaryDirectory() as results, environment(nnUNet_results=results):
         for configuration in configurations:
             for compiled in (False, True) if device == "cuda" else (False,):
-                with _environment("nnUNet_compile", "t" if compiled else "f"):
+                with environment(nnUNet_compile="t" if compiled else "f"):
                     name = f"{configuration}, {'compiled' if compiled else 'not compiled'}"
                     checks.append(_checked(name, lambda c=configuration: _steps(folder, c, device)))
         checks.append(
             _checked("gradient of an attack", lambda: _half_against_single(folder, configurations[0], device))
         )
-        with _environment("nnUNet_compile", "f"), _environment("nnUNet_n_proc_DA", "0"):
+        with environment(nnUNet_compile="f", nnUNet_n_proc_DA="0"):
             checks.append(
                 _checked("two processes", lambda: _two_processes(folder, configurations[0], device, Path(results)))
             )
@@ -154,7 +153,7 @@ def _steps(folder: Path, configuration: str, device: str) -> str:
 def _half_against_single(folder: Path, configuration: str, device: str) -> str:
     """The gradient that an attack follows, in the precision of the device, beside that of float32."""
     trainer = _trainer(folder, configuration, device)
-    with _environment("nnUNet_compile", "f"):
+    with environment(nnUNet_compile="f"):
         trainer.on_train_start()
     learner = trainer.learner(next(trainer.dataloader_train))  # type: ignore[call-overload]
 
@@ -211,16 +210,3 @@ def _first(output: Any) -> torch.Tensor:
 def _require(fits: bool, otherwise: str) -> None:
     if not fits:
         raise ValueError(otherwise)
-
-
-@contextmanager
-def _environment(name: str, value: str) -> Iterator[None]:
-    former = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        if former is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = former

@@ -40,7 +40,7 @@ from torch.backends import cudnn
 
 from nnunet_ima.commands import attack, classify, plan
 from nnunet_ima.files import write_atomically
-from nnunet_ima.training.scheduled import ScheduledTrainer
+from nnunet_ima.training.scheduled import ScheduledTrainer, environment
 
 PHANTOM = 998  # number of the generated data set
 D4 = "Dataset004_Hippocampus"
@@ -247,7 +247,7 @@ class Part:
         """Seconds and memory of each kind of step; measured once."""
         file = self.output / f"{name}.json"
         if not file.is_file():
-            with _environment(nnUNet_compile="t" if compiled else "f", nnUNet_results=os.environ["nnUNet_results"]):
+            with environment(nnUNet_compile="t" if compiled else "f", nnUNet_results=os.environ["nnUNet_results"]):
                 Benchmark(
                     dataset=D4,
                     configuration=self._configuration(configuration),
@@ -312,20 +312,6 @@ def _toy_images(folder: Path) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         sitk.WriteImage(sitk.GetImageFromArray((100 + 25 * rng.random((32, 32)) + stripes).astype(np.uint8)), str(file))
     return folder
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    former = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in former.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -72,7 +72,7 @@ class ScheduledTrainer(nnUNetTrainer):
 
     def get_dataloaders(self) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
         """Return endless training batches and validation batches that are the same in every epoch."""
-        with _environment(nnUNet_n_proc_DA="0"):  # nnU-Net would start its own, unseeded workers
+        with environment(nnUNet_n_proc_DA="0"):  # nnU-Net would start its own, unseeded workers
             train, val = super().get_dataloaders()
         workers = get_allowed_n_proc_DA()
         seed = self.settings.seed, self.local_rank
@@ -113,7 +113,8 @@ class ScheduledTrainer(nnUNetTrainer):
 
 
 @contextmanager
-def _environment(**variables: str) -> Iterator[None]:
+def environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for a while."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
