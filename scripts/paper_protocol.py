@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from nnunet_ima.audit.protocol_table import ProtocolTable, Question
 from nnunet_ima.commands._run import run_cli
+from nnunet_ima.segmentation.protocol_table import ProtocolTable, Question
 
 
 @dataclass(kw_only=True)

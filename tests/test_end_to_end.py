@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_ima.audit import paper_protocol as protocol
 from nnunet_ima.commands import demo, plan, select
+from nnunet_ima.segmentation import paper_protocol as protocol
 
 if TYPE_CHECKING:
     from conftest import PhantomDataset

@@ -16,9 +16,9 @@ from nnunet_ima.datasets.tasks import load_task, task_names
 from nnunet_ima.files import check_name
 
 if TYPE_CHECKING:
-    from nnunet_ima.audit.settings import Settings
     from nnunet_ima.inference.cases import Case
     from nnunet_ima.inference.model import TrainedModel
+    from nnunet_ima.segmentation.settings import Settings
 
 PROGRAM = "nnunet-ima-attack"
 
@@ -142,13 +142,13 @@ class Attack:
         """Check everything, measure, print, judge."""
         self._check()
         # imported here because it takes seconds: wrong inputs are refused before
-        from nnunet_ima.audit.forecast import forecast
-        from nnunet_ima.audit.run import find_faults, run_audit
         from nnunet_ima.evidence.gate import parse_requirements, unmet
         from nnunet_ima.evidence.protocol import lock, make_protocol
         from nnunet_ima.evidence.provenance import provenance, question
         from nnunet_ima.evidence.store import Store
         from nnunet_ima.inference.pipeline import Pipeline
+        from nnunet_ima.segmentation.forecast import forecast
+        from nnunet_ima.segmentation.run import find_faults, run_audit
 
         models = self._open_models()
         cases = self._find_cases(models)
@@ -310,8 +310,8 @@ class Attack:
         return cases
 
     def _settings(self, models: dict[str, TrainedModel]) -> Settings:
-        from nnunet_ima.audit.budgets import default_levels, reference_elements
-        from nnunet_ima.audit.settings import Settings
+        from nnunet_ima.segmentation.budgets import default_levels, reference_elements
+        from nnunet_ima.segmentation.settings import Settings
 
         plans = next(iter(models.values())).plans.plans
         default_unit, levels = default_levels(plans, self.norm)

@@ -23,8 +23,8 @@ from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
 
 if TYPE_CHECKING:
-    from nnunet_ima.audit.protocol_table import ProtocolTable
     from nnunet_ima.report.comparison import Measured
+    from nnunet_ima.segmentation.protocol_table import ProtocolTable
 
 PROGRAM = "nnunet-ima-compare"
 
@@ -102,8 +102,8 @@ class Compare:
     def run(self) -> None:
         """Plan, train, measure, tell."""
         self._check()
-        from nnunet_ima.audit.budgets import default_levels, reference_elements
-        from nnunet_ima.audit.protocol_table import ProtocolTable, Question
+        from nnunet_ima.segmentation.budgets import default_levels, reference_elements
+        from nnunet_ima.segmentation.protocol_table import ProtocolTable, Question
         from nnunet_ima.training.settings import resolve_settings
 
         device = usable_device(self.device)

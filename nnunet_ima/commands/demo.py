@@ -138,8 +138,8 @@ class Demo:
 
     def _attack(self, results: Path) -> dict[str, list[dict[str, Any]]]:
         """Attack both models on the held-out slices and draw the figure."""
-        from nnunet_ima.audit import paper_protocol as protocol
         from nnunet_ima.report.noise_grid import draw_noise_grid
+        from nnunet_ima.segmentation import paper_protocol as protocol
 
         rows: dict[str, list[dict[str, Any]]] = {}
         panels: dict[str, list[tuple[str, Any, Any]]] = {}

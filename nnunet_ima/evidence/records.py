@@ -94,7 +94,7 @@ class Result(Score):
         case: name of the case.
         attack: name of the preset; "clean" without noise.
         eps: noise level; 0 without noise.
-        units: the level in all units, see `audit.budgets.NoiseUnits.describe`.
+        units: the level in all units, see `segmentation.budgets.NoiseUnits.describe`.
         clean_dice: without noise.
         clean_dice_per_class: the same by class.
         random_dice: mean Dice under white noise of this level; None without noise.

@@ -20,7 +20,7 @@ def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
     """Draw mean Dice against ε, with 95 % intervals, and beside it that under random noise of the same size.
 
     Args:
-        summary: see `audit.summary.summarise`.
+        summary: see `segmentation.summary.summarise`.
         file: PNG to write.
     """
     rows = summary["rows"]
@@ -59,7 +59,7 @@ def draw_margins(summary: Mapping[str, Any], file: Path) -> None:
     """Draw the share of cases that still stand against ε; a tick for each case that falls.
 
     Args:
-        summary: see `audit.summary.summarise`; it holds margins.
+        summary: see `segmentation.summary.summarise`; it holds margins.
         file: PNG to write.
     """
     with drawn_figure(file, (8, 4.5)) as figure:

@@ -14,7 +14,7 @@ def audit_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Document:
     """Return the report of an audit.
 
     Args:
-        summary: see `audit.summary.summarise`.
+        summary: see `segmentation.summary.summarise`.
         facts: what was attacked and how, one line each.
     """
     lead = (*headlines(summary), conclusion(summary))

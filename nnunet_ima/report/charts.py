@@ -15,7 +15,7 @@ def dice_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     """Mean Dice against ε, a line for each model and attack, with 95 % intervals.
 
     Args:
-        summary: see `audit.summary.summarise`.
+        summary: see `segmentation.summary.summarise`.
         unit: what ε means, for the axis.
     """
     rows = summary["rows"]
@@ -57,7 +57,7 @@ def margin_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     """Share of cases that still stand against ε, a step for each case that falls.
 
     Args:
-        summary: see `audit.summary.summarise`; it holds margins.
+        summary: see `segmentation.summary.summarise`; it holds margins.
         unit: what ε means, for the axis.
     """
     data = []

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from nnunet_ima.audit.summary import interval
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.canvas import drawn_figure
+from nnunet_ima.segmentation.summary import interval
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class Material:
 
     Attributes:
         folder: of the audit, which holds its figures.
-        summary: see `audit.summary.summarise`.
+        summary: see `segmentation.summary.summarise`.
         facts: what was attacked and how, one line each.
         cases: each result, with the fields `OF_CASE`.
         manifest: see `evidence.store`.

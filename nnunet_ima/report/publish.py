@@ -14,8 +14,6 @@ from urllib.parse import quote
 import numpy as np
 
 from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise, write_summary
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import write_atomically
@@ -32,6 +30,8 @@ from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.material import Material, of_case, read_material, write_material
 from nnunet_ima.report.volumes import fit
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise, write_summary
 
 DOSSIER = "dossier.html"
 SHOWN = 12  # cases of a model that a dossier shows, the worst ones

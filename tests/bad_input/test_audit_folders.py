@@ -13,8 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_ima.audit.case_audit import CaseAudit
 from nnunet_ima.commands import attack, demo
+from nnunet_ima.segmentation.case_audit import CaseAudit
 
 QUICK = ["--attack", "fgsm", "--eps", "0.3", "--no-margins", "--no-tta", "--check-cases", "0", "--device", "cpu"]
 

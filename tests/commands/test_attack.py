@@ -79,8 +79,10 @@ def test_same_command_again_measures_nothing(
     command = arguments(trained_model, own_cases, tmp_path / "out")
     main(command)
     first = capsys.readouterr().out
-    monkeypatch.setattr("nnunet_ima.audit.target.Target.look", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr("nnunet_ima.audit.predictions.Predictions.predict", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("nnunet_ima.segmentation.target.Target.look", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(
+        "nnunet_ima.segmentation.predictions.Predictions.predict", lambda *_: pytest.fail("measured again")
+    )
     main(command)
     assert capsys.readouterr().out == first
 
@@ -90,7 +92,7 @@ def test_equal_audits_are_equal_to_the_byte(
 ) -> None:
     """What they took in time stands with each measurement alone."""
     clock = iter(float(number * number) for number in range(10**6))
-    monkeypatch.setattr("nnunet_ima.audit.case_audit.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("nnunet_ima.segmentation.case_audit.perf_counter", lambda: next(clock))
     for output in ("one", "two"):
         main(arguments(trained_model, own_cases, tmp_path / output))
     for name in ("summary.json", "summary.csv", "cases.csv", "report.md", "dossier.html"):
@@ -203,7 +205,7 @@ def test_validation_cases_of_the_task_by_default(trained_model: Path, phantom, t
 def test_a_requirement_gates_a_release(
     trained_model: Path, own_cases: tuple[Path, Path], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnunet_ima.audit.probes.QUERIES", 10)
+    monkeypatch.setattr("nnunet_ima.segmentation.probes.QUERIES", 10)
     sound = ["--attack", "pgd", "--steps", "20", "--eps", "0.05", "--check-cases", "1", "--limit", "1"]
     command = arguments(trained_model, own_cases, tmp_path / "out", *sound)
     main([*command, "--require", "0.01@0.05", "--require", "0.01@0"])
@@ -399,7 +401,7 @@ def test_bad_input_is_refused_before_any_work(
     model = tmp_path / "model"
     shutil.copytree(trained_model, model)
     sentence = spoil(model, *own_cases)
-    monkeypatch.setattr("nnunet_ima.audit.case_audit.CaseAudit.clean", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("nnunet_ima.segmentation.case_audit.CaseAudit.clean", lambda *_: pytest.fail("work was done"))
     assert sentence in refused(capsys, arguments(model, own_cases, tmp_path / "out"))
     assert not (model / "was_here").exists()
 

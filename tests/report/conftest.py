@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Judgement, Margin, Passes, Result
+from nnunet_ima.segmentation.settings import Settings
 
 CHECKS = ("gradients are finite", "very large noise breaks the model", "the model is deterministic")
 REFERENCE, ELEMENTS, SCALE = 100, 400, 50.0  # a σ is 50 raw units

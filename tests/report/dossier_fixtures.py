@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.document import Shown
 from nnunet_ima.report.material import Material, of_case
 from nnunet_ima.report.volumes import Attacked, CaseVolumes
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise
 
 HASH = "0123456789abcdef" * 4
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from matplotlib import image as mpl_image
 
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.audit_figures import WorstCase, draw_dice_curves, draw_margins, draw_worst_case, failing_slices
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise
 
 MakeFindings = Callable[..., Findings]
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise
 
 MakeFindings = Callable[..., Findings]
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from dossier_fixtures import make_material
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.commands.report import main
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.cards import FILE, Card, as_text, card_page, leaderboard, make_cards, read_cards
 from nnunet_ima.report.html import html
 from nnunet_ima.report.markdown import markdown
+from nnunet_ima.segmentation.settings import Settings
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from dossier_fixtures import ball, make_material, renamed, volumes
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.commands.report import main
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
@@ -28,6 +27,7 @@ from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.material import FILE, read_material, write_material
 from nnunet_ima.report.strata import Strata, read_strata
 from nnunet_ima.report.volumes import affine_of, fit, size
+from nnunet_ima.segmentation.settings import Settings
 
 MakeFindings = Callable[..., Findings]
 HOSTILE = '"><img src=x onerror=alert(1)></script><b>\n\u202eevil & ' + "x" * 300

@@ -18,10 +18,10 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
+from nnunet_ima.segmentation.settings import Settings
 
 BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
 pytestmark = pytest.mark.skipif(

@@ -15,7 +15,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
 from nnunet_ima.evidence.store import Store
@@ -25,6 +24,7 @@ from nnunet_ima.report.audit_figures import WorstCase
 from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.material import read_material
 from nnunet_ima.report.publish import publish
+from nnunet_ima.segmentation.settings import Settings
 
 SHAPE = (4, 12, 10)
 IGNORE = 3

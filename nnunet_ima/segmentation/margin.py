@@ -8,11 +8,11 @@ import torch
 
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.presets import find_component
-from nnunet_ima.audit.case_audit import CaseAudit
-from nnunet_ima.audit.target import Watch
 from nnunet_ima.evidence.engine import Unit
 from nnunet_ima.evidence.records import Margin, Narrowed, Result
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.target import Watch
 
 # Gradient steps of each round, share of the margin at which the search ends, most rounds.
 STEPS, TOLERANCE, ROUNDS = 20, 0.02, 5

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from nnunet_ima.audit.budgets import UNITS, NoiseUnits, default_levels, reference_elements
+from nnunet_ima.segmentation.budgets import UNITS, NoiseUnits, default_levels, reference_elements
 
 L2 = NoiseUnits("L2", elements=40_000, reference_elements=100, scale=(25.0,))
 LINF = NoiseUnits("Linf", elements=40_000, reference_elements=100, scale=(25.0,))

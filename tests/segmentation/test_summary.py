@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise, write_summary
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure, Judgement, Margin, NoiseSize, Passes, Result
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise, write_summary
 
 UNITS: dict[str, float | None] = {"paper": None, "l2": 30.0, "rms": 0.3, "raw": None}
 

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from nnunet_ima.audit.scores import score
 from nnunet_ima.datasets.checks import last_line
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import atomic_file
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume, reread, segment, write_label_map, write_map, write_noisy
+from nnunet_ima.segmentation.scores import score
 
 LabelMap = np.ndarray[Any, Any]
 

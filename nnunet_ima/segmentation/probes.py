@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from nnunet_ima.attacks.presets import PRESETS, Component, find_component
-from nnunet_ima.audit.case_audit import CaseAudit
-from nnunet_ima.audit.target import Target, Watch
 from nnunet_ima.evidence.engine import Unit
 from nnunet_ima.evidence.probes import HUGE, SCALES
 from nnunet_ima.evidence.records import AttackedAgain, Probe, Repeated
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.target import Target, Watch
 
 QUERIES = 300  # of the black box
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.records import Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
+from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.tasks.dice import dice_of_counts
 
 WORST = "worst of all"  # per case, over all attacks of the audit

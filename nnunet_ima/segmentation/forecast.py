@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit import margin, probes
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.probes import SCALES
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import read_volume
+from nnunet_ima.segmentation import margin, probes
+from nnunet_ima.segmentation.settings import Settings
 
 LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
 

@@ -11,11 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunet_ima.audit.case_audit import CaseAudit
-from nnunet_ima.audit.margin import margin
-from nnunet_ima.audit.probes import probe
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.target import Watch
 from nnunet_ima.evidence.engine import Engine
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.probes import telling_level
@@ -25,6 +20,11 @@ from nnunet_ima.evidence.verdict import Attempt, Course, judgements, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
+from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.margin import margin
+from nnunet_ima.segmentation.probes import probe
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.target import Watch
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
 

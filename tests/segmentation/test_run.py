@@ -18,11 +18,6 @@ import pytest
 import torch
 
 from nnunet_ima.attacks.presets import PRESETS
-from nnunet_ima.audit import run
-from nnunet_ima.audit.case_audit import CaseAudit
-from nnunet_ima.audit.run import run_audit
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.gate import Requirement, unmet
 from nnunet_ima.evidence.schema import to_json
@@ -31,6 +26,11 @@ from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
+from nnunet_ima.segmentation import run
+from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.run import run_audit
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise
 
 SETTINGS = Settings(
     attacks=("pgd", "standard"),
@@ -394,7 +394,7 @@ def test_mixed_precision_is_compared_with_full_precision(
     pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on CUDA, with bfloat16 in place of float16."""
-    monkeypatch.setattr("nnunet_ima.audit.probes.QUERIES", 5)
+    monkeypatch.setattr("nnunet_ima.segmentation.probes.QUERIES", 5)
     mixed = Pipeline(pipeline.model, mirroring=False, mixed_precision=True)
     settings = replace(SETTINGS, attacks=("pgd",), eps=(0.2,), margins=False)
     found = audit(mixed, cases[:1], tmp_path / "out", settings, probes=1)

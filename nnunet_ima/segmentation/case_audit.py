@@ -15,11 +15,6 @@ from torch import Tensor
 from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.presets import PRESETS, Component, find_component
 from nnunet_ima.attacks.problem import Attacked
-from nnunet_ima.audit.budgets import NoiseUnits
-from nnunet_ima.audit.predictions import LabelMap, Predictions
-from nnunet_ima.audit.scores import score
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.target import Target, Watch
 from nnunet_ima.evidence.engine import Engine, Unit
 from nnunet_ima.evidence.records import ComponentResult, NoiseSize, Passes, Result, Score, WhiteNoise, Written
 from nnunet_ima.evidence.seeds import generator
@@ -29,6 +24,11 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume, fragility
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.perturbation.norms import NORMS
+from nnunet_ima.segmentation.budgets import NoiseUnits
+from nnunet_ima.segmentation.predictions import LabelMap, Predictions
+from nnunet_ima.segmentation.scores import score
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.target import Target, Watch
 
 
 @dataclass(frozen=True)

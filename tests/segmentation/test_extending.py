@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from nnunet_ima.audit.predictions import Predictions
-from nnunet_ima.audit.run import _attempt, run_audit
-from nnunet_ima.audit.settings import Settings
-from nnunet_ima.audit.summary import summarise
-from nnunet_ima.audit.target import Target
 from nnunet_ima.evidence.records import NoiseSize, WhiteNoise
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference import volumes
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.segmentation.predictions import Predictions
+from nnunet_ima.segmentation.run import _attempt, run_audit
+from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.summary import summarise
+from nnunet_ima.segmentation.target import Target
 
 SETTINGS = Settings(
     attacks=("fgsm",),
@@ -55,7 +55,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count(Predictions, "read", "prediction read")
     count(volumes, "read_volume", "volume read")
     count(Store, "get_noise", "noise read")
-    monkeypatch.setattr("nnunet_ima.audit.probes.QUERIES", 3)
+    monkeypatch.setattr("nnunet_ima.segmentation.probes.QUERIES", 3)
     return counted
 
 

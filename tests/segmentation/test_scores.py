@@ -15,9 +15,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from nnunet_ima.audit.scores import score
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.volume import Volume
+from nnunet_ima.segmentation.scores import score
 
 CLASSES = {"background": 0, "one": 1, "two": 2}
 SPACING = (3.0, 1.0, 0.5)  # (Z, Y, X)
@@ -145,7 +145,7 @@ def test_shapes_must_agree() -> None:
 
 def test_import_brings_in_no_torchvision() -> None:
     """The library of the surface distance is loaded late, and without torchvision, which may be broken."""
-    code = "import sys, nnunet_ima.audit.scores; early = 'monai' in sys.modules; import monai.metrics; "
+    code = "import sys, nnunet_ima.segmentation.scores; early = 'monai' in sys.modules; import monai.metrics; "
     code += "print(early, 'torchvision' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]

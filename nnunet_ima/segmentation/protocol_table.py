@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from nnunet_ima.audit.paper_protocol import load_model, measure
 from nnunet_ima.files import read_json, write_atomically
+from nnunet_ima.segmentation.paper_protocol import load_model, measure
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.temperature import ORDINARY, spread, temperature, tempered
-from nnunet_ima.audit.run import run_audit
-from nnunet_ima.audit.settings import Settings
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.model import TrainedModel, open_model
 from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.segmentation.run import run_audit
+from nnunet_ima.segmentation.settings import Settings
 
 SETTINGS = Settings(
     attacks=("pgd",),
@@ -57,7 +57,7 @@ def scaled(model: TrainedModel, factor: float) -> TrainedModel:
 def few_queries() -> Iterator[None]:
     """The black box has nothing to do with scales."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnunet_ima.audit.probes.QUERIES", 10)
+        patch.setattr("nnunet_ima.segmentation.probes.QUERIES", 10)
         yield
 
 
@@ -101,7 +101,7 @@ def test_without_a_temperature_the_check_of_the_scale_fails(
 ) -> None:
     """What makes a scaled model look robust, most of all under a masked loss, is found by the probe alone, too."""
     monkeypatch.setitem(PRESETS, "pgd", (replace(PGD, loss="balanced_masked_ce"),))
-    monkeypatch.setattr("nnunet_ima.audit.target.temperature", lambda logits, regions: 1.0)
+    monkeypatch.setattr("nnunet_ima.segmentation.target.temperature", lambda logits, regions: 1.0)
     found = audit(scaled(open_model(trained_model), 100), case, tmp_path / "out", replace(SETTINGS, eps=(0.15,)))
     assert not found.conclusive
     failed = {row.check for row in found.verdicts if row.result == "failed"}
