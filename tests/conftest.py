@@ -50,7 +50,7 @@ class PhantomDataset:
     results: Path
 
 
-pytest_plugins = ["trainer_fixtures"]
+pytest_plugins = ["findings_fixtures", "trainer_fixtures"]
 
 MakePhantom = Callable[..., PhantomDataset]
 WriteArchive = Callable[..., Path]

@@ -98,6 +98,9 @@ class Attack:
     dice_threshold: float = 0.5
     """Dice below which a prediction counts as failed: a case's robustness margin is the smallest ε that does it."""
 
+    tolerance: float = 2.0
+    """Distance in mm up to which two surfaces agree, for the normalised surface Dice (NSD); what experts differ by."""
+
     no_margins: bool = False
     """Do not search each case's margin."""
 
@@ -246,6 +249,9 @@ class Attack:
         if not 0 < self.step_size <= 1:
             msg = f"--step-size must be above 0 and at most 1, got {self.step_size:g}"
             raise ValueError(msg)
+        if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
+            msg = f"--tolerance must be a distance of at least 0 mm, got {self.tolerance:g}"
+            raise ValueError(msg)
         if not 0 < self.dice_threshold <= 1:
             msg = f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
             raise ValueError(msg)
@@ -335,6 +341,7 @@ class Attack:
             seed=self.seed,
             threshold=self.dice_threshold,
             margins=not self.no_margins,
+            tolerance=self.tolerance,
             save_adversarial=self.save_adversarial,
         )
 

@@ -64,6 +64,12 @@ class Score:
         hd95_mm: mean over the classes that the label holds of the 95th percentile of the Hausdorff distance, in mm;
             None as soon as one of them is not predicted at all, as a mean over the others would reward the failure.
         hd95_mm_per_class: by name; None where label or prediction lacks the class.
+        nsd: mean over the classes that the label holds of the normalised surface Dice: the share of both surfaces that
+            lies within the audit's tolerance of the other one; 0 for a class that is not predicted at all.
+        nsd_per_class: by name; None where label and prediction lack the class.
+        volume_error: mean over the classes that the label holds of how much too large or too small the predicted volume
+            is, as a share of the true one.
+        volume_error_per_class: the same by name, with its sign: -1 for a missed one; None where the label lacks it.
         missed: names of the classes that the label holds and the prediction lacks.
     """
 
@@ -72,6 +78,10 @@ class Score:
     overlap: dict[str, tuple[int, int, int]]
     hd95_mm: float | None
     hd95_mm_per_class: dict[str, float | None]
+    nsd: float | None
+    nsd_per_class: dict[str, float | None]
+    volume_error: float | None
+    volume_error_per_class: dict[str, float | None]
     missed: tuple[str, ...]
 
 

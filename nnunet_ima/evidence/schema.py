@@ -10,7 +10,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-SCHEMA = 1  # to be raised when a field of a stored record changes its name, type or meaning
+SCHEMA = 2  # to be raised when a field of a stored record changes its name, type or meaning
 
 R = TypeVar("R")
 

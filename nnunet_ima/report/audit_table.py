@@ -33,7 +33,7 @@ def results(summary: dict[str, Any]) -> list[Section]:
     models, sections = _models(summary), []
     for model in models:
         rows = [row for row in summary["rows"] if row["model"] == model]
-        blocks: list[Block] = [Table.of(rows, _columns(rows))]
+        blocks: list[Block] = [Table.of(rows, _columns(rows, summary["settings"]["tolerance"]))]
         if any(row["without_hd95"] for row in rows):
             blocks.append(Text("* over the cases where every class is predicted at all", "note"))
         sections.append(Section(model, tuple(blocks)))
@@ -108,7 +108,7 @@ def _noise(row: Row, settings: Mapping[str, Any]) -> str:
     return level + (f" ({', '.join(told)} per voxel)" if told else "")
 
 
-def _columns(rows: Sequence[Row]) -> list[Column]:
+def _columns(rows: Sequence[Row], tolerance: float) -> list[Column]:
     """Columns of a model's table; those without any value are left out."""
     columns: list[Column] = [
         ("ε", lambda row: level_key(row["eps"])),
@@ -125,6 +125,9 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         ("random noise", lambda row: number(row["random_dice"], ".3f")),
         ("as a file", _stored),
         ("HD95, mm", _distance),
+        (f"NSD ({tolerance:g} mm)", lambda row: number(row["nsd"], ".3f")),
+        ("volume error", lambda row: number(row["volume_error"], ".0%")),
+        ("missed", lambda row: f"{row['missed']} of {row['structures']}"),
     ]
     return without_value(columns, rows)
 

@@ -200,7 +200,8 @@ def _cases(material: Material) -> tuple[Block, ...]:
         ("Dice", lambda row: f"{row['clean_dice']:.3f}"),
         (f"Dice at ε = {level_key(top)}", lambda row: f"{row['dice']:.3f}"),
         ("HD95 there, mm", lambda row: number(row["hd95_mm"], ".1f") or "–"),
-        ("volume error there", _volume_error),
+        ("NSD there", lambda row: number(row["nsd"], ".3f") or "–"),
+        ("volume error there", _volume_errors),
         ("missed there", lambda row: ", ".join(row["missed"])),
     ]
     ordered = sorted(rows.values(), key=lambda row: row["dice"])
@@ -213,10 +214,11 @@ def _cases(material: Material) -> tuple[Block, ...]:
     return (*viewer, Table.of(ordered, columns, "cases"), *pictures)
 
 
-def _volume_error(row: Row) -> str:
-    """Predicted volume against the true one, of all classes together."""
-    tp, fp, fn = (sum(counts[place] for counts in row["overlap"].values()) for place in range(3))
-    return f"{100 * (fp - fn) / (tp + fn):+.0f} %" if tp + fn else "–"
+def _volume_errors(row: Row) -> str:
+    """Predicted volume of each class against the true one."""
+    found = {name: error for name, error in row["volume_error_per_class"].items() if error is not None}
+    named = len(row["volume_error_per_class"]) > 1
+    return ", ".join(f"{name} {error:+.0%}" if named else f"{error:+.0%}" for name, error in found.items()) or "–"
 
 
 def _repeatability(summary: Mapping[str, Any]) -> tuple[Block, ...]:

@@ -26,7 +26,7 @@ from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.segmentation.budgets import NoiseUnits
 from nnunet_ima.segmentation.predictions import LabelMap, Predictions
-from nnunet_ima.segmentation.scores import score
+from nnunet_ima.segmentation.scores import mean_dice, score
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.target import Target, Watch
 
@@ -111,9 +111,12 @@ class CaseAudit:
         """Random numbers of a measurement of this case."""
         return generator(self.settings.seed, self.case.name, title)
 
-    def score(self, image: Tensor) -> Score:
-        """Score of what nnU-Net predicts on a preprocessed image (C, *spatial)."""
-        return score(self.predictions.predict(image, self.volume), self.volume, self.pipeline.model)
+    def dice(self, image: Tensor) -> float:
+        """Dice of what nnU-Net predicts on a preprocessed image (C, *spatial)."""
+        return mean_dice(self.predictions.predict(image, self.volume), self.volume, self.pipeline.model)
+
+    def _scored(self, predicted: LabelMap) -> Score:
+        return score(predicted, self.volume, self.pipeline.model, self.settings.tolerance)
 
     def clean(self) -> Result:
         """Score of the prediction on the clean image, which is stored."""
@@ -123,7 +126,7 @@ class CaseAudit:
         predicted = self.predictions.predict(self.volume.image, self.volume)
         self.predictions.write(predicted, self.volume, unit.name)
         self._predicted[unit.name] = predicted
-        found = score(predicted, self.volume, self.pipeline.model)
+        found = self._scored(predicted)
         return Result(
             **_fields(found, Score),
             model=self.name,
@@ -151,7 +154,7 @@ class CaseAudit:
         scores = {}
         for kind in ("uniform", "gaussian"):
             noise = draw_white_noise(kind, problem, numbers)
-            scores[kind] = self.score((problem.x + noise)[0]).dice
+            scores[kind] = self.dice((problem.x + noise)[0])
         return WhiteNoise(dice=sum(scores.values()) / len(scores), kinds=scores)
 
     def attack(
@@ -179,7 +182,7 @@ class CaseAudit:
         self.engine.store.put_noise(found.noise, self.name, self.case.name, unit.name)
         self._found[unit.name] = found
         return ComponentResult(
-            **_fields(score(found.predicted, self.volume, self.pipeline.model), Score),
+            **_fields(self._scored(found.predicted), Score),
             noise=self._sizes(found.noise),
             trace=summarised(attacked.trace, component.keeps_form(self.pipeline.model.labels)),
             passes=Passes(forward=int(attacked.forward.sum()), backward=int(attacked.backward.sum())),

@@ -73,7 +73,7 @@ def _search(case: CaseAudit, unit: Unit, stood: float, fallen: Result, watch: Wa
         tolerance=TOLERANCE,
         rounds=ROUNDS,
     )
-    eps, dice = float(found.eps[0]) / case.radius(1.0), case.score(case.volume.image + found.noise[0].cpu()).dice
+    eps, dice = float(found.eps[0]) / case.radius(1.0), case.dice(case.volume.image + found.noise[0].cpu())
     if dice >= threshold:  # found on the preprocessed grid, but the raw grid has the last word
         eps, dice = fallen.eps, fallen.dice
     return Narrowed(eps=eps, units=case.units.describe(case.radius(eps)), dice=dice)

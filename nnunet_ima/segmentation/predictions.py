@@ -15,7 +15,7 @@ from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import atomic_file
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume, reread, segment, write_label_map, write_map, write_noisy
-from nnunet_ima.segmentation.scores import score
+from nnunet_ima.segmentation.scores import mean_dice
 
 LabelMap = np.ndarray[Any, Any]
 
@@ -94,7 +94,7 @@ class Predictions:
             with _file_error(folder):
                 write_noisy(volume, noise, self.model, files)
                 again = reread(volume, files, self.model)
-            return score(self.predict(again.image, again), again, self.model).dice
+            return mean_dice(self.predict(again.image, again), again, self.model)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> Probe:
 
         def measure(unit: Unit) -> AttackedAgain:
             attacked = case.attack(entry, level, title, watch, target and target())
-            return AttackedAgain(dice=case.score(attacked.x[0]).dice)
+            return AttackedAgain(dice=case.dice(attacked.x[0]))
 
         unit = case.unit(f"probes/{name}", level, given=(f"{entry.name}, {entry.steps} steps",))
         return case.engine.result(unit, AttackedAgain, measure).dice

@@ -20,6 +20,7 @@ class Settings:
         seed: of all random draws.
         threshold: Dice below which a prediction counts as failed, for the robustness margin.
         margins: measure the robustness margin of every case.
+        tolerance: distance in mm up to which surfaces agree, for the normalised surface Dice.
         save_adversarial: keep the adversarial volumes.
     """
 
@@ -32,9 +33,10 @@ class Settings:
     seed: int
     threshold: float
     margins: bool
+    tolerance: float
     save_adversarial: bool
 
     def question(self) -> dict[str, Any]:
         """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""
-        names = ("unit", "norm", "reference_elements", "steps", "seed", "save_adversarial")
+        names = ("unit", "norm", "reference_elements", "steps", "seed", "tolerance", "save_adversarial")
         return {name: value for name, value in asdict(self).items() if name in names}

@@ -26,9 +26,10 @@ WORST = "worst of all"  # per case, over all attacks of the audit
 OF_NOISE = ("noise", "worst_component")
 PER_CASE = (
     *("model", "case", "attack", "eps", "units", "dice", "dice_per_class", "clean_dice", "random_dice", "stored_dice"),
-    "hd95_mm",
+    *("hd95_mm", "nsd", "volume_error", "missed"),
     *OF_NOISE,
 )
+OF_SETTINGS = ("unit", "norm", "steps", "seed", "threshold", "tolerance", "reference_elements")
 
 
 def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         paired: with two models, the second one's Dice minus the first one's, case by case; see `_paired`.
         paired_margins: the same of the robustness margins, or None; see `_paired_margins`.
         verdicts, failed: as found.
-        settings: unit, norm, steps, seed, threshold and reference size.
+        settings: those that tell what the numbers mean.
     """
     records = [*findings.records, *_worst(findings.records, settings)]
     groups = _groups(records)
@@ -56,9 +57,7 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "paired_margins": _paired_margins(*margins) if len(margins) == 2 else None,
         "verdicts": to_json(findings.verdicts),
         "failed": to_json(findings.failed),
-        "settings": {
-            key: getattr(settings, key) for key in ("unit", "norm", "steps", "seed", "threshold", "reference_elements")
-        },
+        "settings": {key: getattr(settings, key) for key in OF_SETTINGS},
     }
 
 
@@ -127,6 +126,10 @@ def _row(key: tuple[str, float, str], group: Sequence[Result]) -> dict[str, Any]
         "stored_cases": sum(record.stored_dice is not None for record in group),
         "hd95_mm": _mean([record.hd95_mm for record in group]),
         "without_hd95": sum(record.hd95_mm is None for record in group),
+        "nsd": _mean([record.nsd for record in group]),
+        "volume_error": _mean([record.volume_error for record in group]),
+        "missed": sum(len(record.missed) for record in group),
+        "structures": sum(error is not None for record in group for error in record.volume_error_per_class.values()),
         "forward": sum(record.passes.forward for record in group),
         "backward": sum(record.passes.backward for record in group),
     }

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from nnunet_ima.evidence import store as module
+from nnunet_ima.evidence.schema import SCHEMA
 from nnunet_ima.evidence.store import Store, level_key, sha256
 
 
@@ -63,13 +64,11 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *("", '{"dice"', "[]", "{}", "3", '{"dice": 1, "kinds": []}', '{"schema": 1}', '{"schema": 1, "dice": 1}'),
-        *('{"schema": 1, "dice": null, "kinds": []}', '{"schema": 1, "dice": "0.5", "kinds": []}', "[" * 99999),
-    ],
-)
+NO_RESULTS = ("", '{"dice"', "[]", "{}", "3", '{"dice": 1, "kinds": []}', "[" * 99999)
+OF_THIS_RELEASE = ("", ', "dice": 1', ', "dice": null, "kinds": []', ', "dice": "0.5", "kinds": []')
+
+
+@pytest.mark.parametrize("content", [*NO_RESULTS, *(f'{{"schema": {SCHEMA}{rest}}}' for rest in OF_THIS_RELEASE)])
 def test_damaged_result_is_named_and_made_again(tmp_path: Path, content: str, capsys) -> None:
     store = Store(tmp_path, QUESTION, {})
     store.put(Dice(1), "m", "case", "clean")
@@ -94,7 +93,7 @@ def test_results_of_another_release_are_refused_and_kept(tmp_path: Path) -> None
     store = Store(tmp_path / "out", QUESTION, {})
     store.put(Dice(1), "m", "case", "clean")
     file = tmp_path / "out" / "results" / "m" / "case" / "clean.json"
-    content = file.read_text().replace('"schema": 1', '"schema": 7')
+    content = file.read_text().replace(f'"schema": {SCHEMA}', '"schema": 7')
     file.write_text(content)
     with pytest.raises(OSError, match=r"clean.json was written by a release .* the version 7.*--output"):
         store.get(Dice, "m", "case", "clean")

@@ -47,6 +47,18 @@ def test_headline_says_it_all_first(make_findings: MakeFindings, report: Callabl
     assert conclusion == "Conclusive: all 6 checks of the evidence passed."
 
 
+def test_surfaces_volumes_and_missed_structures(
+    make_findings: MakeFindings, settings: Settings, report: Callable[[Findings], str]
+) -> None:
+    findings = make_findings(("weak",))
+    worst = [record for record in findings.records if record.eps == 5]
+    for record, missed in zip(worst, (("core",), (), ("shell", "core")), strict=True):
+        findings.records[findings.records.index(record)] = replace(record, missed=missed)
+    clean, _, last = table(report(findings), "weak")
+    assert (last["NSD (2 mm)"], last["volume error"], last["missed"]) == ("0.380", "25%", "3 of 6")
+    assert clean["missed"] == "0 of 6"
+
+
 @pytest.mark.parametrize(
     ("eps", "words"),
     [
@@ -115,7 +127,8 @@ def test_columns_without_any_value_are_dropped(make_findings: MakeFindings, sett
     findings = make_findings(("weak",), bare=True)
     text = markdown(audit_report(summarise(findings, replace(settings, unit="rms")), {}))
     titles = set(table(text, "weak")[0])
-    assert titles == {"ε", "σ (RMS)", "attack", "mean Dice [95 %]", "worst (case)", "Dice core", "pooled"}
+    always = {"attack", "mean Dice [95 %]", "worst (case)", "Dice core", "pooled", "volume error", "missed"}
+    assert titles == {"ε", "σ (RMS)", *always}
     assert "None" not in text
 
 

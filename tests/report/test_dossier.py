@@ -119,7 +119,7 @@ def test_the_table_of_cases_begins_with_the_worst(material) -> None:
     section = next(it for it in dossier(material).sections if it.key == "cases")
     table = next(block for block in section.blocks if getattr(block, "key", "") == "cases")
     assert [row[:2] for row in table.rows[:2]] == [("weak", "case_2"), ("weak", "case_1")]
-    assert table.rows[0][5] == "-10 %"  # 30 + 80 predicted rightly, 20 wrongly, 30 missed
+    assert table.rows[0][5:7] == ("0.360", "shell +0%, core -25%")
 
 
 def test_a_page_asks_the_network_for_nothing(material) -> None:

@@ -42,6 +42,7 @@ SETTINGS = Settings(
     seed=0,
     threshold=0.5,
     margins=True,
+    tolerance=2.0,
     save_adversarial=False,
 )
 

@@ -30,6 +30,7 @@ SETTINGS = Settings(
     seed=0,
     threshold=0.5,
     margins=False,
+    tolerance=2.0,
     save_adversarial=False,
 )
 

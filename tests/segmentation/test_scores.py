@@ -15,9 +15,11 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
+from nnunet_ima.evidence.records import Score
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.volume import Volume
-from nnunet_ima.segmentation.scores import score
+from nnunet_ima.segmentation import scores as module
+from nnunet_ima.segmentation.scores import mean_dice
 
 CLASSES = {"background": 0, "one": 1, "two": 2}
 SPACING = (3.0, 1.0, 0.5)  # (Z, Y, X)
@@ -31,6 +33,10 @@ def make_volume(label: np.ndarray[Any, Any]) -> Volume:
     case = Case("a", (), Path("a.nii.gz"))
     nothing = torch.empty(0)
     return Volume(case, nothing, nothing, {"spacing": SPACING}, label, None, np.empty(0))
+
+
+def score(predicted: np.ndarray[Any, Any], volume: Volume, model: Any, tolerance: float = 1.0) -> Score:
+    return module.score(predicted, volume, model, tolerance)
 
 
 def blobs(seed: int, values: int = 3) -> np.ndarray[Any, Any]:
@@ -71,17 +77,20 @@ def test_overlap_as_nnunet_counts_it(tmp_path: Path, labels: dict[str, Any]) -> 
         assert ours.dice_per_class[name] == pytest.approx(theirs[key]["Dice"])
         assert ours.overlap[name] == tuple(theirs[key][count] for count in ("TP", "FP", "FN"))
     assert ours.dice == pytest.approx(np.mean([theirs[key]["Dice"] for key in keys]))
+    assert mean_dice(predicted, make_volume(label), model) == ours.dice
 
 
 def test_perfect_segmentation() -> None:
     scores = score(boxes(), make_volume(boxes()), make_model(CLASSES))
-    assert (scores.dice, scores.hd95_mm, scores.missed) == (1, 0, ())
+    assert (scores.dice, scores.hd95_mm, scores.nsd, scores.volume_error, scores.missed) == (1, 0, 1, 0, ())
 
 
 def test_background_does_not_count() -> None:
     scores = score(np.zeros((8, 12, 20), np.uint8), make_volume(boxes()), make_model(CLASSES))
     assert scores.dice == 0
     assert scores.missed == ("one", "two")
+    assert (scores.nsd, scores.volume_error) == (0, 1)
+    assert scores.volume_error_per_class == {"one": -1, "two": -1}
 
 
 def test_absent_classes() -> None:
@@ -92,6 +101,8 @@ def test_absent_classes() -> None:
     scores = score(boxes(), make_volume(only_one), make_model(CLASSES))
     assert scores.dice_per_class == {"one": 1, "two": 0}
     assert scores.dice == 1  # over the classes that are there
+    assert scores.nsd_per_class == {"one": 1, "two": 0}
+    assert (scores.nsd, scores.volume_error_per_class) == (1, {"one": 0, "two": None})
     scores = score(boxes(), make_volume(0 * boxes()), make_model(CLASSES))
     assert (scores.dice, scores.hd95_mm, scores.missed) == (None, None, ())
 
@@ -124,6 +135,35 @@ def test_distance_against_its_definition() -> None:
         assert scores.hd95_mm_per_class[name] == pytest.approx(max(directed(a, b), directed(b, a)), rel=1e-5)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.5, 2.0])
+def test_surface_dice_against_its_definition(tolerance: float) -> None:
+    label, predicted = blobs(2), blobs(3)
+    scores = score(predicted, make_volume(label), make_model(CLASSES), tolerance)
+    for name, value in (("one", 1), ("two", 2)):
+        edges = [mask ^ binary_erosion(mask) for mask in (predicted == value, label == value)]
+        far = [distance_transform_edt(~edge, SPACING) for edge in edges]
+        near = (far[1][edges[0]] <= tolerance).sum() + (far[0][edges[1]] <= tolerance).sum()
+        assert scores.nsd_per_class[name] == pytest.approx(near / (edges[0].sum() + edges[1].sum()))
+    assert scores.nsd == pytest.approx(np.mean(list(scores.nsd_per_class.values())))
+
+
+def test_a_shift_within_the_tolerance_is_none() -> None:
+    label = boxes(other=0)
+    model = make_model({"background": 0, "one": 1})
+    found = [score(np.roll(label, 1, 0), make_volume(label), model, tolerance).nsd for tolerance in (2.9, 3.0)]
+    assert found[0] < 1 == found[1]  # a slice is 3 mm thick
+
+
+def test_volume_error_has_a_sign_by_class() -> None:
+    label = boxes()
+    larger = label.copy()
+    larger[2:6, 3:7, 6:10] = 1  # twice as many
+    larger[2:4, 3:7, 14:18] = 0  # half as many
+    scores = score(larger, make_volume(label), make_model(CLASSES))
+    assert scores.volume_error_per_class == {"one": 1.0, "two": -0.5}
+    assert scores.volume_error == 0.75
+
+
 def test_ignored_voxels_count_nowhere() -> None:
     label, predicted = boxes(), boxes()
     label[:, :, 6:14], predicted[:, :, 6:14] = 3, 1
@@ -139,8 +179,9 @@ def test_volume_of_one_slice_is_measured_in_its_plane() -> None:
 
 
 def test_shapes_must_agree() -> None:
-    with pytest.raises(ValueError, match=r"a: the prediction has shape \(1, 2, 3\), a.nii.gz \(8, 12, 20\)"):
-        score(np.zeros((1, 2, 3), np.uint8), make_volume(boxes()), make_model(CLASSES))
+    for function in (score, mean_dice):
+        with pytest.raises(ValueError, match=r"a: the prediction has shape \(1, 2, 3\), a.nii.gz \(8, 12, 20\)"):
+            function(np.zeros((1, 2, 3), np.uint8), make_volume(boxes()), make_model(CLASSES))
 
 
 def test_import_brings_in_no_torchvision() -> None:

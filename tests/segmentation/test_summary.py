@@ -32,6 +32,7 @@ def settings(*attacks: str) -> Settings:
         seed=0,
         threshold=0.5,
         margins=True,
+        tolerance=2.0,
         save_adversarial=False,
     )
 
@@ -45,6 +46,10 @@ def record(case: str, dice: float, eps: float = 1.0, attack: str = "pgd", model:
         "overlap": {"core": (10, 5, 5), "shell": (0, 0, 0)},
         "hd95_mm": 4.0,
         "hd95_mm_per_class": {"core": 4.0, "shell": None},
+        "nsd": 0.75,
+        "nsd_per_class": {"core": 0.75, "shell": None},
+        "volume_error": 0.5,
+        "volume_error_per_class": {"core": -0.5, "shell": None},
         "missed": (),
         "clean_dice": 0.9,
         "clean_dice_per_class": {"core": 0.9, "shell": None},

@@ -27,6 +27,7 @@ def settings() -> Settings:
         seed=7,
         threshold=0.5,
         margins=True,
+        tolerance=2.0,
         save_adversarial=False,
     )
 
@@ -72,6 +73,10 @@ def _record(model: str, case: str, eps: float, start: float, dice: float, bare: 
         overlap={"shell": (0, 0, 0) if bare else (30, 10, 10), "core": (int(100 * dice), 10, 20)},
         hd95_mm=None if bare else 10 * (1 - dice),
         hd95_mm_per_class={"shell": None, "core": None},
+        nsd=None if bare else dice,
+        nsd_per_class={"shell": None, "core": dice},
+        volume_error=0.25,
+        volume_error_per_class={"shell": None if bare else 0.0, "core": -0.25},
         missed=(),
         clean_dice=start,
         clean_dice_per_class={"shell": None, "core": start},
