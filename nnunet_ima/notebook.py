@@ -97,7 +97,7 @@ def audit(
     'dossier.html'
 
     Args:
-        model: results folder of the model, or of two models that are to be compared.
+        model: results folder of the model, or of several models that are to be compared with the first.
         images: folder of own images, as nnU-Net names them; None: the validation cases of the model's own data set.
         labels: folder of their labels.
         eps: noise levels; None: those of the task.

@@ -28,9 +28,10 @@ class Attack:
     """Measure how much noise a trained nnU-Net model stands, through nnU-Net's own inference.
 
     Name a task (--task D5), whose model and validation cases are found in nnU-Net's folders, or any model folder
-    (--model), twice to compare two models; add --images and --labels to use cases of your own. Everything goes into one
-    folder (--output): tables, figures, predictions, a map of where the model gives way, one JSON for each measurement.
-    Stopped half-way, the same command goes on where it was; with more noise levels or attacks it measures what is new.
+    (--model), several times to compare models; add --images and --labels to use cases of your own. Everything goes into
+    one folder (--output): tables, figures, predictions, a map of where the model gives way, one JSON for each
+    measurement. Stopped half-way, the same command goes on where it was; with more noise levels, attacks or models it
+    measures what is new.
 
     The exit status is 0 after an audit, 1 if --require is not met, 2 after a wrong input.
     """
@@ -39,7 +40,10 @@ class Attack:
     """Task (D2, D4, D5) or data set (5, Dataset005_Prostate) whose model is audited."""
 
     model: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
-    """Results folder of a model, instead of --task; give it twice to compare two models."""
+    """Results folder of a model, instead of --task; give it again for each model that is compared with the first."""
+
+    name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Name of each --model in the report, in their order; by default the names of their folders."""
 
     trainer: Annotated[str, tyro.conf.arg(aliases=["-tr"])] = "nnUNetTrainerIMA"
     """Trainer, with --task."""
@@ -218,11 +222,16 @@ class Attack:
             msg = "--allow-deviations needs a --protocol to deviate from"
             raise ValueError(msg)
         if (self.task is None) == (not self.model):
-            msg = "name either a --task or one or two --model folders"
+            msg = "name either a --task or --model folders"
             raise ValueError(msg)
-        if len(self.model) > 2:
-            msg = f"--model may be given twice at most, to compare two models; got {len(self.model)}"
+        if self.name and len(self.name) != max(1, len(self.model)):
+            msg = f"--name belongs to a --model: give as many; got {len(self.name)} for {max(1, len(self.model))}"
             raise ValueError(msg)
+        for number, name in enumerate(self.name):
+            check_name(name, "--name")
+            if name in self.name[:number]:
+                msg = f"--name {name} is given twice; a report needs names that differ"
+                raise ValueError(msg)
         if (self.images is None) != (self.labels is None):
             msg = "--images and --labels belong together: Dice needs the labels of the images"
             raise ValueError(msg)
@@ -262,7 +271,7 @@ class Attack:
 
         device = usable_device(self.device)
         folders = self.model or (self._task_folder(),)
-        names = [check_name(folder.resolve().name, f"--model {folder}") for folder in folders]
+        names = [*self.name] or [check_name(folder.resolve().name, f"--model {folder}") for folder in folders]
         if len(set(names)) < len(names):
             names = [f"{chr(65 + number)}_{name}" for number, name in enumerate(names)]
         return {
@@ -309,7 +318,7 @@ class Attack:
             common = set.intersection(*({case.name for case in entry} for entry in found))
             cases = [case for case in found[0] if case.name in common]
             if not cases:
-                msg = "the two models have no validation case in common; audit them on the same fold"
+                msg = "the models have no validation case in common; audit them on the same fold"
                 raise ValueError(msg)
         if self.limit is not None and self.limit < len(cases):
             cases = [cases[number * len(cases) // self.limit] for number in range(self.limit)]

@@ -204,17 +204,18 @@ class Compare:
         log = self.output / f"{defence.label}.log"
         run_training([*arguments, "-device", torch.device(device).type], log, defence.label, epochs)
 
-    def _audited(self, defence: Defence, attack: str, noise: Noise, device: str) -> Path:
-        """Audit one model with one attack; returns the folder."""
+    def _audit(self, defences: Sequence[Defence], noise: Noise, device: str) -> Path:
+        """Audit all models through the whole inference; returns the folder."""
         from nnunet_ima.commands.attack import Attack
 
-        folder = self.output / "audit" / f"{defence.label} {attack}"
+        folder = self.output / "audit"
         Attack(
-            model=(defence.folder,),
+            model=tuple(entry.folder for entry in defences),
+            name=tuple(entry.label for entry in defences),
             fold=(str(self.fold),),
             eps=noise.eps,
             norm=noise.norm,
-            attack=(attack,),
+            attack=self.attack,
             limit=self.cases,
             steps=self.audit_steps,
             no_tta=self.no_tta,
@@ -241,10 +242,9 @@ class Compare:
                 for label in labels
             }
         }
-        for attack in self.attack:
-            measured[attack] = {
-                entry.label: _audit_evidence(self._audited(entry, attack, noise, device), attack) for entry in defences
-            }
+        if self.attack:
+            audit = self._audit(defences, noise, device)
+            measured |= {attack: _audit_evidence(audit / "cases.csv", labels, attack) for attack in self.attack}
         notes = {entry.label: entry.cost(self.fold) for entry in defences}
         text = "\n\n".join(
             (
@@ -258,16 +258,19 @@ class Compare:
         print(f"{text}\n\nTable {self.output / 'comparison.md'}, figure {self.output / 'comparison.png'}.")
 
 
-def _audit_evidence(folder: Path, attack: str) -> dict[float, Any]:
-    """Dice of each case at each ε, as an audit has stored them."""
+def _audit_evidence(file: Path, labels: Sequence[str], attack: str) -> Measured:
+    """Dice of each model's cases at each ε, as an audit has stored them."""
     from nnunet_ima.report.comparison import Evidence
 
-    cases: dict[float, dict[str, float]] = {}
-    with (folder / "cases.csv").open(encoding="utf-8", newline="") as stream:
+    cases: dict[str, dict[float, dict[str, float]]] = {label: {} for label in labels}
+    with file.open(encoding="utf-8", newline="") as stream:
         for row in csv.DictReader(stream):
             if row["attack"] in ("clean", attack):
-                cases.setdefault(float(row["eps"]), {})[row["case"]] = float(row["dice"])
-    return {eps: Evidence(sum(found.values()) / len(found), found) for eps, found in cases.items()}
+                cases[row["model"]].setdefault(float(row["eps"]), {})[row["case"]] = float(row["dice"])
+    return {
+        label: {eps: Evidence(sum(dice.values()) / len(dice), dice) for eps, dice in levels.items()}
+        for label, levels in cases.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -53,8 +53,9 @@ class Store:
         Args:
             folder: made if it does not exist.
             question: what decides all numbers; JSON values. What only decides which of them are wanted, such as noise
-                levels, does not belong here: an audit grows. The hash of one of its "cases" may be another than that of
-                an earlier start as long as there is no result of that case: its files were broken, and are repaired.
+                levels, does not belong here: an audit grows. Its "models" may be others than those of an earlier start
+                as long as each name stands for the same one. The hash of one of its "cases" may be another as long as
+                there is no result of that case: its files were broken, and are repaired.
             provenance: what may explain them besides: versions, device; JSON values.
 
         Raises:
@@ -73,14 +74,21 @@ class Store:
             return
         stored = _read_manifest(manifest)
         known = stored["question"]
-        differing = sorted(key for key in {*known, *question} if known.get(key) != question.get(key))
-        if differing and not (differing == ["cases"] and self._repaired(known.get("cases"), question.get("cases"))):
+        same = {"models": _compatible, "cases": self._repaired}
+        differing = sorted(
+            key
+            for key in {*known, *question}
+            if (former := known.get(key)) != (now := question.get(key)) and not (key in same and same[key](former, now))
+        )
+        if differing:
             msg = (
                 f"{folder} holds an audit with other {', '.join(differing)}; start with the former arguments to go "
                 "on with it, or choose another folder with --output"
             )
             raise ValueError(msg)
         stored["question"] = question
+        if isinstance(models := known.get("models"), dict):
+            question["models"] = {**models, **question["models"]}
         if provenance not in stored["provenance"]:
             stored["provenance"].append(provenance)  # every machine and version that took part is named
         write_atomically(manifest, _dumps(stored))  # writable, before any work
@@ -232,6 +240,12 @@ class Store:
                     stale = time.time() - folder.stat().st_mtime > DAY
                 if stale:
                     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compatible(known: Any, models: Any) -> bool:
+    """Whether no name stands for two models."""
+    whole = isinstance(known, dict) and isinstance(models, dict)
+    return whole and all(known[name] == models[name] for name in known.keys() & models.keys())
 
 
 def sha256(files: Sequence[Path]) -> str:

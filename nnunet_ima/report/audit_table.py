@@ -29,7 +29,7 @@ def headlines(summary: dict[str, Any]) -> list[Text]:
 
 
 def results(summary: dict[str, Any]) -> list[Section]:
-    """Tables of each model, margins, and the comparison of two models."""
+    """Tables of each model, margins, and the comparison of each further model with the first one."""
     models, sections = _models(summary), []
     for model in models:
         rows = [row for row in summary["rows"] if row["model"] == model]
@@ -41,11 +41,12 @@ def results(summary: dict[str, Any]) -> list[Section]:
         threshold = summary["margins"][0]["threshold"]
         title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
-    compared: list[Block] = [Table.of(summary["paired"], PAIRED)] if summary["paired"] else []
-    if summary["paired_margins"]:
-        compared.append(Text(_margins_compared(summary["paired_margins"])))
-    if compared:
-        sections.append(Section(f"{models[1]} against {models[0]}, case by case", tuple(compared)))
+    for model in models[1:]:
+        rows = [row for row in summary["paired"] if row["model"] == model]
+        margins = [Text(_margins_compared(row)) for row in summary["paired_margins"] if row["model"] == model]
+        if rows or margins:
+            title = f"{model} against {models[0]}, case by case"
+            sections.append(Section(title, (*([Table.of(rows, PAIRED)] if rows else []), *margins)))
     return sections
 
 

@@ -86,7 +86,7 @@ def make_cards(material: Material) -> list[Card]:
     case_set = _hash(question["cases"])
     versions = [run.get("versions", {}).get("nnunet-ima", "unknown") for run in material.manifest["provenance"]]
     cards = []
-    for name, model in question["models"].items():
+    for name, model in material.models.items():
         rows = [row for row in summary["rows"] if row["model"] == name]
         margins = [entry for entry in summary["margins"] if entry["model"] == name]
         own = [row for row in summary["verdicts"] if row["model"] == name]

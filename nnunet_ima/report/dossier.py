@@ -123,7 +123,7 @@ def _identity(material: Material, about: About) -> tuple[Block, ...]:
     question, runs = material.manifest["question"], material.manifest["provenance"]
     rows = [
         {"what": f"{name}, {part}", "hash": value}
-        for name, model in question["models"].items()
+        for name, model in material.models.items()
         for part, value in [
             ("plans", model["plans"]),
             *((f"weights of fold {f}", h) for f, h in model["checkpoints"].items()),

@@ -45,6 +45,12 @@ class Material:
     shown: tuple[Shown, ...]
     note: str
 
+    @property
+    def models(self) -> dict[str, Any]:
+        """What the manifest says of each model that is reported; others may share the folder."""
+        known = self.manifest["question"]["models"]
+        return {name: known[name] for name in dict.fromkeys(row["model"] for row in self.summary["rows"])}
+
 
 def of_case(records: Sequence[Result]) -> list[dict[str, Any]]:
     """Return results as `Material.cases` holds them."""

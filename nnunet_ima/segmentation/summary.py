@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
@@ -39,8 +39,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         conclusive: whether the evidence is complete and sound.
         rows: statistics of each model, attack and ε; see `_row`. "worst of all" takes each case's worst attack.
         margins: of each model; see `_margins`.
-        paired: with two models, the second one's Dice minus the first one's, case by case; see `_paired`.
-        paired_margins: the same of the robustness margins, or None; see `_paired_margins`.
+        paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
+        paired_margins: the same of the robustness margins; see `_paired_margins`.
         verdicts, failed: as found.
         settings: those that tell what the numbers mean.
     """
@@ -53,8 +53,13 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "conclusive": findings.conclusive,
         "rows": [_row(key, group) for key, group in groups.items()],
         "margins": margins,
-        "paired": _paired(models, groups) if len(models) == 2 else [],
-        "paired_margins": _paired_margins(*margins) if len(margins) == 2 else None,
+        "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
+        "paired_margins": [
+            row
+            for entry in margins
+            if entry["model"] != models[0] and margins[0]["model"] == models[0]
+            for row in _paired_margins(margins[0], entry)
+        ],
         "verdicts": to_json(findings.verdicts),
         "failed": to_json(findings.failed),
         "settings": {key: getattr(settings, key) for key in OF_SETTINGS},
@@ -159,32 +164,29 @@ def _at_median(found: Sequence[Margin], unit: str) -> float | None:
     return None if meaningless else censored_quantile(values, 0.5)
 
 
-def _paired(models: Sequence[str], groups: dict[tuple[str, float, str], list[Result]]) -> list[dict[str, Any]]:
+def _paired(first: str, second: str, groups: dict[tuple[str, float, str], list[Result]]) -> Iterator[dict[str, Any]]:
     """Differences of Dice, second model minus first, on the cases that both have, with a Wilcoxon signed-rank test."""
-    rows = []
     for (model, eps, attack), group in groups.items():
-        others = {record.case: record.dice for record in groups.get((models[1], eps, attack), [])}
+        others = {record.case: record.dice for record in groups.get((second, eps, attack), [])}
         differences = [others[record.case] - record.dice for record in group if record.case in others]
-        if model != models[0] or not differences:
-            continue
-        rows.append({"attack": attack, "eps": eps, **_compared(differences)})
-    return rows
+        if model == first and differences:
+            yield {"model": second, "against": first, "attack": attack, "eps": eps, **_compared(differences)}
 
 
-def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any] | None:
+def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Differences of the margins in ε, second model minus first; a case that stands all noise counts as the largest ε.
 
     `censored` is the number of cases that one of the models or both stand: their differences are bounds.
     """
-    common = [case for case in first["values"] if case in second["values"]]
-    if not common:
-        return None
-    pairs = [(first["values"][case], second["values"][case]) for case in common]
+    pairs = [(first["values"][case], second["values"][case]) for case in first["values"] if case in second["values"]]
+    if not pairs:
+        return
     largest = (first["largest_tried"], second["largest_tried"])
     differences = [
         (largest[1] if after is None else after) - (largest[0] if before is None else before) for before, after in pairs
     ]
-    return {**_compared(differences), "censored": sum(None in pair for pair in pairs)}
+    names = {"model": second["model"], "against": first["model"]}
+    yield {**names, **_compared(differences), "censored": sum(None in pair for pair in pairs)}
 
 
 def _compared(differences: Sequence[float]) -> dict[str, Any]:

@@ -284,8 +284,10 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
         (["--checkpoint", "checkpoint_best.pth"], "checkpoint_best.pth does not exist"),
         (["--eps-unit", "paper"], "reference size"),
         (["--device", "cuda:77"], "--device cuda:77 cannot be used"),
-        (["--model", "/nowhere", "--model", "/nowhere"], "--model may be given twice at most"),
-        (["--task", "D5"], "name either a --task or one or two --model folders"),
+        (["--name", "a", "--name", "b"], "--name belongs to a --model: give as many; got 2 for 1"),
+        (["--name", "a/b"], "--name holds the name 'a/b'"),
+        (["--model", "/nowhere", "--name", "a", "--name", "a"], "--name a is given twice"),
+        (["--task", "D5"], "name either a --task or --model folders"),
     ],
 )
 def test_wrong_arguments(

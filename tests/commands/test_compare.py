@@ -106,8 +106,8 @@ def test_models_are_also_audited_through_the_whole_inference(
     shown = capsys.readouterr().out
     assert "| quick, ε = 0 | quick, ε = 0.1 |" in shown
     line = next(line for line in shown.splitlines() if line.startswith("| ima |"))
-    with (output / "audit" / "ima quick" / "cases.csv").open(newline="") as stream:
-        rows = [row for row in csv.DictReader(stream) if row["attack"] == "quick"]
+    with (output / "audit" / "cases.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if (row["model"], row["attack"]) == ("ima", "quick")]
     assert len(rows) == 2
     mean = sum(float(row["dice"]) for row in rows) / 2
     assert float(line.split("|")[5].strip(" *")) == pytest.approx(mean, abs=6e-4)

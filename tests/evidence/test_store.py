@@ -52,9 +52,19 @@ def test_another_audit_is_refused_and_loses_nothing(tmp_path: Path) -> None:
     store.put(Dice(1), "m", "case", "clean")
     before = (tmp_path / "manifest.json").read_text()
     with pytest.raises(ValueError, match="an audit with other models, settings"):
-        Store(tmp_path, {"settings": {"eps": (1,)}, "models": {}}, {})
+        Store(tmp_path, {"settings": {"eps": (1,)}, "models": {"m": "def"}}, {})
     assert (tmp_path / "manifest.json").read_text() == before
     assert store.get(Dice, "m", "case", "clean") == Dice(1)
+
+
+def test_further_models_join(tmp_path: Path) -> None:
+    Store(tmp_path, QUESTION, {}).put(Dice(1), "m", "case", "clean")
+    Store(tmp_path, QUESTION | {"models": {"n": "def"}}, {}).put(Dice(2), "n", "case", "clean")
+    both = Store(tmp_path, QUESTION | {"models": {**QUESTION["models"], "n": "def"}}, {})
+    assert [both.get(Dice, name, "case", "clean") for name in "mn"] == [Dice(1), Dice(2)]
+    assert json.loads((tmp_path / "manifest.json").read_text())["question"]["models"].keys() == {"m", "n"}
+    with pytest.raises(ValueError, match="an audit with other models;"):
+        Store(tmp_path, QUESTION | {"models": {"n": "another"}}, {})
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

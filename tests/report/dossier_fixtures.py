@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,24 @@ def volumes(model: str, case: str, seed: int = 0, levels: tuple[float, ...] = (1
     return CaseVolumes(model, case, 0.9, affine, image, label, label, fragility, "raw units", found)
 
 
+def question(models: Iterable[str], cases: Iterable[str], seed: int = 0) -> dict[str, Any]:
+    """What decides the numbers of an audit."""
+    model = {
+        "plans": HASH,
+        "checkpoints": {"0": HASH},
+        "configuration": "2d",
+        "trainer": "nnUNetTrainer",
+        "step_size": 0.5,
+        "mirroring": [0, 1],
+    }
+    return {
+        "attacks": "1",
+        "settings": {"seed": seed},
+        "models": dict.fromkeys(models, model),
+        "cases": dict.fromkeys(cases, HASH),
+    }
+
+
 def make_material(
     findings: Findings, settings: Settings, folder: Path, shown: tuple[Shown, ...] | None = None
 ) -> Material:
@@ -44,22 +63,7 @@ def make_material(
     models = list(dict.fromkeys(record.model for record in findings.records))
     cases = list(dict.fromkeys(record.case for record in findings.records))
     manifest = {
-        "question": {
-            "attacks": "1",
-            "settings": {"seed": settings.seed},
-            "models": {
-                model: {
-                    "plans": HASH,
-                    "checkpoints": {"0": HASH},
-                    "configuration": "2d",
-                    "trainer": "nnUNetTrainer",
-                    "step_size": 0.5,
-                    "mirroring": [0, 1],
-                }
-                for model in models
-            },
-            "cases": dict.fromkeys(cases, HASH),
-        },
+        "question": question(models, cases, settings.seed),
         "provenance": [{"code": HASH, "versions": {"nnunet-ima": "0.2"}}],
     }
     if shown is None:

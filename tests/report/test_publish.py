@@ -14,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from dossier_fixtures import question
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
@@ -60,8 +61,7 @@ def fake_pipeline() -> Any:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     provenance = {"versions": {"torch": "2.9"}, "device": "a CPU", "precision": "float32"}
-    question = {"settings": "some", "models": {}, "cases": {}}
-    return Store(tmp_path / "out", question, provenance)
+    return Store(tmp_path / "out", question(("weak", "hard", "weak model"), ()), provenance)
 
 
 @pytest.fixture
@@ -126,7 +126,8 @@ def test_all_files_are_written_and_told(
     text = publish(findings, {"weak": fake_pipeline(), "hard": fake_pipeline()}, cases, settings, store)
     figures = {"dice.png", "margins.png", "worst_case_weak.png", "worst_case_hard.png"}
     tables = {"manifest.json", "summary.json", "summary.csv", "cases.csv", "report.md"}
-    assert names(store) == {*tables, *figures, "dossier.html", "dossier.json.gz", "card.json"}
+    pages = {"dossier.html", "dossier.json.gz", "card.json", "card_weak.html", "card_hard.html"}
+    assert names(store) == tables | figures | pages
     assert f"Report, figures and all results: {store.folder}\n" in text
     assert text.endswith(f"To read, look into and file: {store.folder / 'dossier.html'}")
     report = (store.folder / "report.md").read_text()

@@ -225,7 +225,7 @@ def test_comparison_of_margins_counts_a_case_that_stands_as_the_largest() -> Non
     margins = [margin("a", 0.5, "first"), margin("b", 1.0, "first"), margin("c", None, "first")]
     margins += [margin("a", 1.5, "second"), margin("b", None, "second"), margin("c", None, "second")]
     records = [clean(case, model=model) for model in ("first", "second") for case in "abc"]
-    found = summarise(Findings(records, margins), settings())["paired_margins"]
+    (found,) = summarise(Findings(records, margins), settings())["paired_margins"]
     assert found["mean_difference"] == pytest.approx((1.0 + 1.0 + 0.0) / 3)
     assert (found["censored"], found["better"], found["worse"], found["cases"]) == (2, 2, 0, 3)
 
@@ -233,14 +233,23 @@ def test_comparison_of_margins_counts_a_case_that_stands_as_the_largest() -> Non
 def test_one_model_is_compared_with_nothing() -> None:
     summary = summarise(Findings([clean("a"), record("a", 0.2)], [margin("a", 1.0)]), settings())
     assert summary["paired"] == []
-    assert summary["paired_margins"] is None
+    assert summary["paired_margins"] == []
+
+
+def test_each_further_model_is_compared_with_the_first() -> None:
+    records = two_models([0.1, 0.2], [0.2, 0.3]) + [record(f"{number}", 0.5, model="third") for number in range(2)]
+    margins = [margin("0", eps, model) for eps, model in ((1.0, "first"), (1.5, "second"), (2.0, "third"))]
+    summary = summarise(Findings(records, margins), settings())
+    for entries, differences in ((summary["paired"], (0.1, 0.35)), (summary["paired_margins"], (0.5, 1.0))):
+        assert [(row["model"], row["against"]) for row in entries] == [("second", "first"), ("third", "first")]
+        assert [row["mean_difference"] for row in entries] == pytest.approx(differences)
 
 
 def test_margins_of_one_model_alone_are_not_compared() -> None:
     """The second model's only case failed after its margin was asked for."""
     summary = summarise(Findings(two_models([0.1], [0.2]), [margin("0", 1.0, "first")]), settings())
     assert [entry["model"] for entry in summary["margins"]] == ["first"]
-    assert summary["paired_margins"] is None
+    assert summary["paired_margins"] == []
 
 
 @pytest.mark.parametrize(
