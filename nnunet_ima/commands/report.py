@@ -33,6 +33,10 @@ class Report:
     strata: Path | None = None
     """CSV with the column case and others such as site, scanner, sex: results are told for each group, too."""
 
+    shown: int | None = None
+    """Look into this many cases of each model, the worst ones; by default all that the audit kept. 0: the page holds no
+    image of a patient."""
+
     new_about: bool = False
     """Write about.toml with all questions, to be filled in, and stop."""
 
@@ -53,6 +57,9 @@ class Report:
         from nnunet_ima.report.material import read_material
         from nnunet_ima.report.strata import read_strata
 
+        if self.shown is not None and self.shown < 0:
+            msg = f"--shown must be at least 0, got {self.shown}"
+            raise ValueError(msg)
         file = self.output or self.audit / "dossier.html"
         if file.is_dir():
             msg = f"--output {file} is a folder; name an HTML file"
@@ -60,7 +67,10 @@ class Report:
         check_output(file.parent)
         about = NOTHING_SAID if self.about is None else read_about(self.about)
         strata = None if self.strata is None else read_strata(self.strata)
-        write_atomically(file, html(dossier(read_material(self.audit), about, strata)))
+        material = read_material(self.audit)
+        if self.shown is not None:
+            material = material.fewer(self.shown)
+        write_atomically(file, html(dossier(material, about, strata)))
         print(file)
 
     def _ask(self) -> None:

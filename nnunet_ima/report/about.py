@@ -21,6 +21,7 @@ QUESTIONS = {
     "patients": "Who the patients are: age, sex, disease, how they were chosen.",
     "sites": "Hospitals that the cases come from.",
     "scanners": "Devices, protocols and reconstructions of the images, and which ones the product is meant for.",
+    "images": "Where the images come from, and on which terms they may be shown to others.",
     "reference_standard": "Who drew the labels, how, and how well such people agree.",
     "noise_origin": "Where noise of this kind can enter: acquisition, export, network, archive, a person.",
     "attacker_knows": "What somebody who adds it knows: weights, data, nothing.",

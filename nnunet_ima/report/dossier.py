@@ -60,7 +60,7 @@ def dossier(material: Material, about: About = NOTHING_SAID, strata: Strata | No
         Section("Protocol", _protocol(material), "protocol"),
         Section("Threat model", (*_answers(about, _THREAT), *_levels(summary)), "threat"),
         Section("Results", _results(material), "results"),
-        Section("Look into the cases", _cases(material), "cases"),
+        Section("Look into the cases", _cases(material, about), "cases"),
         *results(summary),
         strata_section(material.cases, strata),
         Section("Repeatability", _repeatability(summary), "repeatability"),
@@ -74,7 +74,17 @@ def dossier(material: Material, about: About = NOTHING_SAID, strata: Strata | No
     return Document("Robustness dossier", lead, sections)
 
 
-_USE = ("manufacturer", "product", "version", "intended_use", "patients", "sites", "scanners", "reference_standard")
+_USE = (
+    "manufacturer",
+    "product",
+    "version",
+    "intended_use",
+    "patients",
+    "sites",
+    "scanners",
+    "images",
+    "reference_standard",
+)
 _THREAT = ("noise_origin", "attacker_knows", "eps_reason")
 
 
@@ -186,8 +196,8 @@ def _results(material: Material) -> tuple[Block, ...]:
     return tuple(blocks) or (Text("Nothing was attacked.", "warning"),)
 
 
-def _cases(material: Material) -> tuple[Block, ...]:
-    """A table of cases, worst first, that opens each; volumes; pictures of the worst ones."""
+def _cases(material: Material, about: About) -> tuple[Block, ...]:
+    """A table of cases, worst first, that opens each; volumes; pictures of the worst ones; the terms of all that."""
     top = max((row["eps"] for row in material.cases), default=0.0)
     rows: dict[tuple[str, str], Row] = {}
     for row in material.cases:
@@ -209,9 +219,10 @@ def _cases(material: Material) -> tuple[Block, ...]:
     pictures = [
         Picture(file, "The case where Dice falls furthest: image, noise, predictions without and with it.")
         for model in dict.fromkeys(row["model"] for row in ordered)
-        if (file := material.folder / f"worst_case_{model}.png").is_file()
+        if material.pictures and (file := material.folder / f"worst_case_{model}.png").is_file()
     ]
-    return (*viewer, Table.of(ordered, columns, "cases"), *pictures)
+    terms = [Text(f"Images: {about.answers['images']}", "note")] if "images" in about.answers else []
+    return (*viewer, *(terms if viewer or pictures else []), Table.of(ordered, columns, "cases"), *pictures)
 
 
 def _volume_errors(row: Row) -> str:

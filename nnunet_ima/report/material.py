@@ -6,7 +6,7 @@ import gzip
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Material:
         manifest: see `evidence.store`.
         shown: volumes of the worst cases.
         note: what was done to them to keep them small.
+        pictures: show the pictures of the worst cases.
     """
 
     folder: Path
@@ -44,6 +45,17 @@ class Material:
     manifest: dict[str, Any]
     shown: tuple[Shown, ...]
     note: str
+    pictures: bool = True
+
+    def fewer(self, most: int) -> Material:
+        """The same with the volumes of at most this many cases of each model, the worst ones; 0: without any image."""
+        kept = [
+            it for number, it in enumerate(self.shown) if [s.model for s in self.shown[:number]].count(it.model) < most
+        ]
+        told = (
+            f"Shown are the worst cases of each model, {most} at most." if most and len(kept) < len(self.shown) else ""
+        )
+        return replace(self, shown=tuple(kept), note=f"{told} {self.note}".strip(), pictures=most > 0)
 
     @property
     def models(self) -> dict[str, Any]:

@@ -233,6 +233,29 @@ def test_the_command_makes_it_again(
     assert "exists; choose another file" in capsys.readouterr().err
 
 
+def test_a_page_with_fewer_images_or_none(material, capsys: pytest.CaptureFixture[str]) -> None:
+    (material.folder / "summary.json").write_text(json.dumps(material.summary))
+    (material.folder / "manifest.json").write_text(json.dumps(material.manifest))
+    for model in ("weak", "hard"):
+        (material.folder / f"worst_case_{model}.png").write_bytes(b"a picture of a patient")
+    write_material(material)
+    (material.folder / "about.toml").write_text('images = "Generated; free for all"')
+    picture = base64.b64encode(b"a picture of a patient").decode()
+    for most, cases, pictures in ((1, 2, 2), (0, 0, 0)):
+        main([str(material.folder), "--shown", str(most), "--about", str(material.folder / "about.toml")])
+        page = (material.folder / "dossier.html").read_text()
+        assert page.count('"predicted":') == 2 * cases  # levels
+        assert page.count(picture) == pictures
+        assert (
+            ("Shown are the worst cases of each model, 1 at most." in page)
+            == ("Images: Generated" in page)
+            == (most == 1)
+        )
+    with pytest.raises(SystemExit):
+        main([str(material.folder), "--shown", "-1"])
+    assert "--shown must be at least 0, got -1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
