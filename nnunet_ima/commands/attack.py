@@ -111,6 +111,12 @@ class Attack:
     check_cases: int = 2
     """Cases that are measured again to judge the evidence (more steps, black box, very large noise)."""
 
+    certify: tuple[float, ...] = ()
+    """Certify each case by randomised smoothing, with noise of these sizes (σ of the normalised image, per voxel)."""
+
+    samples: int = 100
+    """Noisy copies of each case and size that a certificate is based on."""
+
     require: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """Dice that must be reached, for example 0.8@5: exit status 1 if the mean Dice at that ε is lower, or if the audit
     is not conclusive."""
@@ -239,6 +245,10 @@ class Attack:
             if not (math.isfinite(value) and value >= 0):
                 msg = f"--eps must be numbers of at least 0, got {value:g}"
                 raise ValueError(msg)
+        for value in self.certify:
+            if not (math.isfinite(value) and value > 0):
+                msg = f"--certify must be numbers above 0, got {value:g}"
+                raise ValueError(msg)
         for case in self.cases:
             check_name(case, "--cases")
         check_output(self.output)
@@ -251,6 +261,7 @@ class Attack:
             ("--limit", self.limit, 1),
             ("--check-cases", self.check_cases, 0),
             ("--windows-per-pass", self.windows_per_pass, 0),
+            ("--samples", self.samples, 1),
         ):
             if count is not None and count < least:
                 msg = f"{name} must be at least {least}, got {count}"
@@ -327,6 +338,7 @@ class Attack:
     def _settings(self, models: dict[str, TrainedModel]) -> Settings:
         from nnunet_ima.segmentation.budgets import default_levels, reference_elements
         from nnunet_ima.segmentation.settings import Settings
+        from nnunet_ima.segmentation.smoothing import Smoothing
 
         plans = next(iter(models.values())).plans.plans
         default_unit, levels = default_levels(plans, self.norm)
@@ -352,6 +364,7 @@ class Attack:
             margins=not self.no_margins,
             tolerance=self.tolerance,
             save_adversarial=self.save_adversarial,
+            smoothings=tuple(Smoothing(sigma, self.samples) for sigma in sorted(set(self.certify))),
         )
 
 

@@ -173,6 +173,37 @@ class Margin:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """What no noise up to a radius can do to a smoothed model on a case; see `segmentation.smoothing`.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        sigma: of the smoothing noise, per element, in σ of the normalised image.
+        radius: L2 norm, in σ of the normalised image, of the noise that is certified against.
+        units: the radius in all units.
+        dice: the smoothed model's at least: voxels on which it abstains count as wrong.
+        dice_at_most: the same with these voxels counted as right.
+        dice_per_class: both by name; None where the label lacks the class.
+        smoothed_dice: of the majority's label map, without any further noise.
+        abstained: share of the voxels that are not certified.
+        seconds: it took.
+    """
+
+    model: str
+    case: str
+    sigma: float
+    radius: float
+    units: dict[str, float | None]
+    dice: float
+    dice_at_most: float
+    dice_per_class: dict[str, tuple[float, float] | None]
+    smoothed_dice: float
+    abstained: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackedAgain:
     """Dice under an attack that only serves to judge the evidence."""
 

@@ -166,7 +166,7 @@ class Store:
         return kept
 
     def put_noise(self, noise: Tensor, *place: str) -> None:
-        """Keep noise, exactly, until its case is finished."""
+        """Keep noise, or another array, exactly, until its case is finished."""
         for attempt in range(TRIES):
             file = self._noise(place)
             try:

@@ -21,7 +21,7 @@ from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.evidence.traces import summarised
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.inference.volume import Volume, fragility
+from nnunet_ima.inference.volume import Array, Volume, fragility
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.segmentation.budgets import NoiseUnits
@@ -107,9 +107,18 @@ class CaseAudit:
         """Norm of noise at a level."""
         return self.units.radius(eps, self.settings.unit)
 
-    def generator(self, title: str) -> torch.Generator:
+    def generator(self, *title: object) -> torch.Generator:
         """Random numbers of a measurement of this case."""
-        return generator(self.settings.seed, self.case.name, title)
+        return generator(self.settings.seed, self.case.name, *title)
+
+    def kept(self, name: str, make: Callable[[], Array]) -> Array:
+        """An array that the store keeps until the case is finished; made if it is not there."""
+        found = self.engine.store.get_noise(self.name, self.case.name, name)
+        if found is None:
+            found = torch.from_numpy(make())
+            self.engine.store.put_noise(found, self.name, self.case.name, name)
+        array: Array = found.numpy()
+        return array
 
     def dice(self, image: Tensor) -> float:
         """Dice of what nnU-Net predicts on a preprocessed image (C, *spatial)."""

@@ -87,6 +87,7 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks, steps = 2 + len(settings.eps) * looks, len(settings.eps) * steps  # clean, and for its temperature
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
+    looks += sum(entry.guesses + entry.samples for entry in settings.smoothings)
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])

@@ -21,6 +21,7 @@ from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.certificate import certificate
 from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.probes import probe
 from nnunet_ima.segmentation.settings import Settings
@@ -63,7 +64,7 @@ def run_audit(
     faults = find_faults(pipelines, cases) if faults is None else faults
     engine, volumes = Engine(store), volumes or Volumes()
     findings = Findings()
-    per_case = len(settings.eps) * len(settings.attacks) + 1
+    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
         for name, pipeline in pipelines.items():
             bar.set_description(name)
@@ -72,6 +73,7 @@ def run_audit(
             audit.judge(probes)
             findings.records += audit.found.records
             findings.margins += audit.found.margins
+            findings.certificates += audit.found.certificates
             findings.verdicts += audit.found.verdicts
             findings.failed += audit.found.failed
     return findings
@@ -134,9 +136,14 @@ class _ModelAudit:
             audit.close_level(eps)
         if self.settings.margins and self.settings.eps:
             margins = [margin(audit, watch)]
+        certificates = []
+        for smoothing in self.settings.smoothings:
+            certificates.append(certificate(audit, smoothing, watch))
+            self.bar.update()
         audit.finish()
         self.found.records += found  # all of a case or nothing, so that means compare like with like
         self.found.margins += margins
+        self.found.certificates += certificates
         self.attempts += attempts
         self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 

@@ -64,6 +64,29 @@ def mean_dice(predicted: Array, volume: Volume, model: TrainedModel) -> float:
     return _mean_dice({name: _overlap(true, found, ignored) for name, true, found, ignored in masks})
 
 
+def dice_bounds(
+    found: Array, abstained: Array, volume: Volume, model: TrainedModel
+) -> dict[str, tuple[float, float] | None]:
+    """Bounds of the Dice of each class where some voxels may be anything: all of them wrong, and all of them right.
+
+    Args:
+        found: label map (Z, Y, X).
+        abstained: where it is open (Z, Y, X); `found` holds no class's label there.
+        volume: holds the ground truth.
+        model: names the classes (or regions).
+
+    Returns:
+        By name; None for a class that the label lacks.
+    """
+    bounds: dict[str, tuple[float, float] | None] = {}
+    for name, true, predicted, ignored in _masks(found, volume, model):
+        tp, fp, fn = _overlap(true, predicted, ignored)
+        inside, outside, _ = _overlap(true, abstained, ignored)  # open voxels of the class, and of other ones
+        low, high = dice_of_counts(tp, fp + outside, fn), dice_of_counts(tp + inside, fp, fn - inside)
+        bounds[name] = (low, high) if tp + fn and low is not None and high is not None else None
+    return bounds
+
+
 def _masks(predicted: Array, volume: Volume, model: TrainedModel) -> Iterator[tuple[str, Array, Array, Array | None]]:
     """Name, true mask, predicted mask and what is ignored (Z, Y, X), of each class or region."""
     label, ignore = volume.label, model.label_manager.ignore_label

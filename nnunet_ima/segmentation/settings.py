@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from nnunet_ima.segmentation.smoothing import Smoothing
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -22,6 +24,7 @@ class Settings:
         margins: measure the robustness margin of every case.
         tolerance: distance in mm up to which surfaces agree, for the normalised surface Dice.
         save_adversarial: keep the adversarial volumes.
+        smoothings: of the certificates that are wanted.
     """
 
     attacks: tuple[str, ...]
@@ -35,6 +38,7 @@ class Settings:
     margins: bool
     tolerance: float
     save_adversarial: bool
+    smoothings: tuple[Smoothing, ...] = ()
 
     def question(self) -> dict[str, Any]:
         """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""

@@ -15,7 +15,7 @@ from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
-from nnunet_ima.evidence.records import Margin, Result
+from nnunet_ima.evidence.records import Certificate, Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.segmentation.settings import Settings
@@ -39,6 +39,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         conclusive: whether the evidence is complete and sound.
         rows: statistics of each model, attack and ε; see `_row`. "worst of all" takes each case's worst attack.
         margins: of each model; see `_margins`.
+        certificates: of each model and σ of smoothing; see `_certificates`.
+        paired_certificates: the certified Dice of each further model minus that of the first one, case by case.
         paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
         paired_margins: the same of the robustness margins; see `_paired_margins`.
         verdicts, failed: as found.
@@ -53,6 +55,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "conclusive": findings.conclusive,
         "rows": [_row(key, group) for key, group in groups.items()],
         "margins": margins,
+        "certificates": [_certificates(group) for group in _by_sigma(findings).values()],
+        "paired_certificates": _paired_certificates(models, findings),
         "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
         "paired_margins": [
             row
@@ -187,6 +191,41 @@ def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> Iterator[d
     ]
     names = {"model": second["model"], "against": first["model"]}
     yield {**names, **_compared(differences), "censored": sum(None in pair for pair in pairs)}
+
+
+def _by_sigma(findings: Findings) -> dict[tuple[str, float], list[Certificate]]:
+    groups: dict[tuple[str, float], list[Certificate]] = {}
+    for entry in findings.certificates:
+        groups.setdefault((entry.model, entry.sigma), []).append(entry)
+    return groups
+
+
+def _certificates(group: Sequence[Certificate]) -> dict[str, Any]:
+    """Means over the cases of one model and σ."""
+    dice = [entry.dice for entry in group]
+    return {
+        "model": group[0].model,
+        "sigma": group[0].sigma,
+        "radius": group[0].radius,
+        "units": {unit: _mean([entry.units[unit] for entry in group], median) for unit in group[0].units},
+        "cases": len(group),
+        "mean_dice": fmean(dice),
+        "interval": interval(dice),
+        "worst_dice": min(dice),
+        "mean_dice_at_most": fmean(entry.dice_at_most for entry in group),
+        "smoothed_dice": fmean(entry.smoothed_dice for entry in group),
+        "abstained": fmean(entry.abstained for entry in group),
+    }
+
+
+def _paired_certificates(models: Sequence[str], findings: Findings) -> list[dict[str, Any]]:
+    groups, rows = _by_sigma(findings), []
+    for (model, sigma), group in groups.items():
+        first = {entry.case: entry.dice for entry in groups.get((models[0], sigma), [])}
+        differences = [entry.dice - first[entry.case] for entry in group if entry.case in first]
+        if model != models[0] and differences:
+            rows.append({"model": model, "against": models[0], "sigma": sigma, **_compared(differences)})
+    return rows
 
 
 def _compared(differences: Sequence[float]) -> dict[str, Any]:

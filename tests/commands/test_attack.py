@@ -287,6 +287,9 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
         (["--name", "a", "--name", "b"], "--name belongs to a --model: give as many; got 2 for 1"),
         (["--name", "a/b"], "--name holds the name 'a/b'"),
         (["--model", "/nowhere", "--name", "a", "--name", "a"], "--name a is given twice"),
+        (["--certify", "0"], "--certify must be numbers above 0, got 0"),
+        (["--samples", "0"], "--samples must be at least 1"),
+        (["--tolerance", "-1"], "--tolerance must be a distance of at least 0 mm"),
         (["--task", "D5"], "name either a --task or --model folders"),
     ],
 )
