@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_ima.report.canvas import drawn_figure
+from nnunet_ima.report.canvas import MODEL_COLOURS, drawn_figure
 from nnunet_ima.report.noise_grid import COLOURS, outline
 
 Array = np.ndarray[Any, Any]
-MODEL_COLOURS, ATTACK_STYLES, RANDOM_STYLE = ("tab:blue", "tab:orange"), ("-", "--", "-."), ":"
+ATTACK_STYLES, RANDOM_STYLE = ("-", "--", "-."), ":"
 
 
 def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
@@ -28,7 +29,7 @@ def draw_dice_curves(summary: Mapping[str, Any], file: Path) -> None:
     attacks = list(dict.fromkeys(row["attack"] for row in rows if row["attack"] != "clean"))
     with drawn_figure(file, (8, 5)) as figure:
         axis = figure.subplots()
-        for model, colour in zip(models, MODEL_COLOURS, strict=False):
+        for model, colour in zip(models, cycle(MODEL_COLOURS), strict=False):
             (clean,) = (row for row in rows if row["model"] == model and row["attack"] == "clean")
             of_model = [row for row in rows if row["model"] == model]
             for number, attack in enumerate(attacks):
@@ -64,14 +65,15 @@ def draw_margins(summary: Mapping[str, Any], file: Path) -> None:
     """
     with drawn_figure(file, (8, 4.5)) as figure:
         axis = figure.subplots()
-        for number, (entry, colour) in enumerate(zip(summary["margins"], MODEL_COLOURS, strict=False)):
+        for number, (entry, colour) in enumerate(zip(summary["margins"], cycle(MODEL_COLOURS), strict=False)):
             fallen = np.sort([eps for eps in entry["values"].values() if eps is not None])
             standing = 1 - np.arange(len(fallen) + 1) / entry["cases"]
             edges = [0.0, *fallen, entry["largest_tried"]]
             axis.stairs(standing, edges, baseline=None, color=colour, lw=2, label=entry["model"])
             axis.plot(fallen, np.full(len(fallen), -0.03 - 0.04 * number), "|", c=colour, ms=9)
         threshold = summary["margins"][0]["threshold"]
-        axis.set(xlabel=unit_of(summary), ylabel=f"share of cases with Dice ≥ {threshold:g}", ylim=(-0.12, 1.05))
+        lowest = -0.04 - 0.04 * len(summary["margins"])  # a line of ticks for each model
+        axis.set(xlabel=unit_of(summary), ylabel=f"share of cases with Dice ≥ {threshold:g}", ylim=(lowest, 1.05))
         axis.set_xlim(0, max(entry["largest_tried"] for entry in summary["margins"]))
         axis.set_yticks(np.linspace(0, 1, 6))
         axis.grid(alpha=0.3)

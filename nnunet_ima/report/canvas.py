@@ -10,6 +10,9 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+# Okabe and Ito's, which colour-blind readers can tell apart; with more models they come again.
+MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
 
 @contextmanager
 def drawn_figure(file: Path, size: tuple[float, float]) -> Iterator[Figure]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.report.canvas import MODEL_COLOURS
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 DASHES = ("solid", "dash", "dashdot", "dot")
 
 
@@ -44,7 +44,7 @@ def dice_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
                     "y": mean,
                     "name": f"{_plain(model)}: {_plain(attack)}",
                     "mode": "lines+markers",
-                    "line": {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[style % len(DASHES)]},
+                    "line": {"color": MODEL_COLOURS[number % len(MODEL_COLOURS)], "dash": DASHES[style % len(DASHES)]},
                     "text": [f"worst: {_plain(row['worst_case'])}, {row['worst_dice']:.3f}" for row in line],
                     "hovertemplate": "ε = %{x}: %{y:.3f}<br>%{text}",
                     **bars,
@@ -71,7 +71,7 @@ def margin_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
                 "text": ["", *(f"{_plain(case)} falls at {level_key(round(eps, 4))}" for eps, case in fallen), ""],
                 "name": _plain(entry["model"]),
                 "mode": "lines+markers",
-                "line": {"shape": "hv", "color": COLOURS[number % len(COLOURS)]},
+                "line": {"shape": "hv", "color": MODEL_COLOURS[number % len(MODEL_COLOURS)]},
                 "hovertemplate": "ε = %{x:.3g}: %{y:.0%}<br>%{text}",
             }
         )

@@ -30,7 +30,8 @@ def coloured(image: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return found
 
 
-BLUE, ORANGE, RED = (31, 119, 180), (255, 127, 14), (214, 39, 40)
+BLUE, VERMILION, GREEN = ((0, 114, 178), (213, 94, 0), (0, 158, 115))
+RED = (214, 39, 40)
 
 
 @pytest.mark.parametrize("draw", [draw_dice_curves, draw_margins])
@@ -42,8 +43,20 @@ def test_each_model_has_its_colour(
         for models in (("weak", "hard"), ("weak",))
     )
     assert coloured(both, BLUE).sum() > 200
-    assert coloured(both, ORANGE).sum() > 200
-    assert not coloured(one, ORANGE).any()
+    assert coloured(both, VERMILION).sum() > 200
+    assert not coloured(one, VERMILION).any()
+
+
+@pytest.mark.parametrize("draw", [draw_dice_curves, draw_margins])
+def test_a_third_model_is_drawn_too(
+    draw: Callable[[Any, Path], None], make_findings: MakeFindings, settings: Settings, tmp_path: Path
+) -> None:
+    findings = make_findings()
+    for entries in (findings.records, findings.margins):
+        entries += [replace(it, model="third") for it in entries if it.model == "weak"]
+    findings.margins[-1] = replace(findings.margins[-1], eps=0.3)  # its line lies beside that of the first
+    findings.records = [replace(it, dice=it.dice / 2) if it.model == "third" else it for it in findings.records]
+    assert coloured(drawn(draw, summarise(findings, settings), tmp_path / "drawn.png"), GREEN).sum() > 100
 
 
 @pytest.mark.parametrize("draw", [draw_dice_curves, draw_margins])
