@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
 import sys
 from dataclasses import fields
 from importlib.metadata import entry_points
@@ -97,18 +96,6 @@ def test_every_option_of_an_audit_is_told() -> None:
     short = {"trainer": "tr", "plans": "p", "configuration": "c", "fold": "f"}
     for entry in fields(Attack):
         assert re.search(rf"-{short.get(entry.name, entry.name.replace('_', '-'))}\b", page), entry.name
-
-
-@pytest.fixture
-def home(trained_model: Path, phantom: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder in which the names that pages use for a model and its cases are those of a tiny one."""
-    (tmp_path / "MODEL_FOLDER").symlink_to(trained_model)
-    for name, source in (("IMAGES", "imagesTr"), ("LABELS", "labelsTr")):
-        (tmp_path / name).mkdir()
-        for file in sorted((phantom.raw / source).glob("*.nii.gz"))[:2]:
-            shutil.copy(file, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(page: str, beginning: str, *more: str) -> int:

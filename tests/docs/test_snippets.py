@@ -37,10 +37,9 @@ def test_what_the_interpreter_is_shown_to_answer(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in DOCS if blocks(page, "python")], ids=name_of)
-def test_programs(page: Path, trained_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("home")
+def test_programs(page: Path) -> None:
     """Blocks without a title are programs; those with one are parts of the package, see below."""
-    (tmp_path / "MODEL_FOLDER").symlink_to(trained_model)
-    monkeypatch.chdir(tmp_path)
     for block in blocks(page, "python"):
         if not block.title:
             exec(compile(block.text, page.name, "exec"), {})
