@@ -1,4 +1,4 @@
-"""Decision boundaries of ce, adversarial training and IMA on two moons: the figure of README's method section.
+"""Decision boundaries of ce, adversarial training and IMA on two moons: the figure of docs/index.md.
 
 The methods are those of `nnunet_ima.methods`, trained as in the paper: 30 epochs, batches of 128, Adam,
 ε_max 0.3.

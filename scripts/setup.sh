@@ -87,7 +87,7 @@ if ! grep -qxF "torch==$(torch_version)" constraints.txt; then
 fi
 
 step "nnU-Net, this package and the tools"
-"$python" -m pip install -qq -e '.[dev]'
+"$python" -m pip install -qq -e '.[dev,docs]'
 
 printf '%s\n' "$stamp" >.venv/setup.stamp
 step "done"
