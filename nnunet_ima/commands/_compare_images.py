@@ -26,7 +26,7 @@ class CompareImages(ImageTraining):
     """
 
     methods: tuple[str, ...]
-    """Methods to compare, for example: ce ima adv10 trades mma ddn fat gairat."""
+    """Methods to compare, for example: ce ima adv10 trades te mma ddn fat gairat."""
 
     eps: tuple[float, ...] | None = None
     """Noise levels; those of the preset by default. 0 is always measured."""

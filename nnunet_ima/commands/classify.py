@@ -27,7 +27,7 @@ class Fit(ImageTraining):
     """
 
     method: str
-    """ce, ima, adv, trades, mma, ddn, fat or gairat, with a noise level if wanted: adv10."""
+    """ce, ima, adv, trades, te, mma, ddn, fat or gairat, with a noise level if wanted: adv10."""
 
     def run(self) -> None:
         """Train, and say what came out."""

@@ -120,8 +120,8 @@ class Compare:
         self._train(home.start(), plans, device)
         cost_on = device if self.equal_cost else None
         defences = [
-            home.start() if name == "plain" else home.plan(label, name, plans, self._wanted(name, level), cost_on)
-            for label, (name, level) in self._parsed().items()
+            home.start() if name == "plain" else home.plan(label, name, plans, self._wanted(label), cost_on)
+            for label, (name, _) in self._parsed().items()
         ]
         for defence in defences:
             self._train(defence, plans, device)
@@ -130,7 +130,7 @@ class Compare:
         table = ProtocolTable(self.output / "paper.json", question)
         models = {entry.label: (entry.folder, "checkpoint_final.pth") for entry in defences}
         table.measure(models, eps, device)
-        self._tell(defences, table, Noise(tuple(eps), norm), device)
+        self._tell(defences, self._measured(defences, table, Noise(tuple(eps), norm), device), table)
 
     def _check(self) -> None:
         """Refuse what can be refused at once."""
@@ -148,8 +148,8 @@ class Compare:
         if not re.fullmatch(r"[A-Za-z0-9]+", self.prefix):
             msg = f"--prefix consists of letters and digits, got {self.prefix!r}"
             raise ValueError(msg)
-        for name, level in self._parsed().values():
-            self._wanted(name, level)
+        for label in self._parsed():
+            self._wanted(label)
         if self.attack:
             from nnunet_ima.attacks.presets import PRESETS
 
@@ -176,8 +176,9 @@ class Compare:
         given = [changes[key] for key in ("norm", "schedule.norm") if key in changes]
         return {"norm": given[0]} if given else {}
 
-    def _wanted(self, method: str, level: float | None) -> dict[str, Any]:
-        """Settings of a method, as the user changes them."""
+    def _wanted(self, label: str) -> dict[str, Any]:
+        """Settings of a defence, as the user changes them."""
+        method, level = self._parsed()[label]
         changes = parse_settings(self.settings) if self.settings else {}
         methods = {name for name, _ in self._parsed().values()}
         for key in changes:
@@ -226,10 +227,11 @@ class Compare:
         ).run()
         return folder
 
-    def _tell(self, defences: Sequence[Defence], table: ProtocolTable, noise: Noise, device: str) -> None:
-        """Audit if asked, write table, figure and sentences, and print them."""
-        from nnunet_ima.files import write_atomically
-        from nnunet_ima.report.comparison import Evidence, best_sentences, comparison_table, draw_comparison
+    def _measured(
+        self, defences: Sequence[Defence], table: ProtocolTable, noise: Noise, device: str
+    ) -> dict[str, Measured]:
+        """What was measured, by the way to measure; audited if asked."""
+        from nnunet_ima.report.comparison import Evidence
 
         labels = [entry.label for entry in defences]
         measured: dict[str, Measured] = {
@@ -245,6 +247,13 @@ class Compare:
         if self.attack:
             audit = self._audit(defences, noise, device)
             measured |= {attack: _audit_evidence(audit / "cases.csv", labels, attack) for attack in self.attack}
+        return measured
+
+    def _tell(self, defences: Sequence[Defence], measured: dict[str, Measured], table: ProtocolTable) -> None:
+        """Write table, figure and sentences, and print them."""
+        from nnunet_ima.files import write_atomically
+        from nnunet_ima.report.comparison import best_sentences, comparison_table, draw_comparison
+
         notes = {entry.label: entry.cost(self.fold) for entry in defences}
         text = "\n\n".join(
             (

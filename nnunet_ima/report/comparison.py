@@ -83,6 +83,27 @@ def draw_comparison(measured: Mapping[str, Measured], file: Path, quality: str =
             panel.legend()
 
 
+def draw_study(measured: Mapping[str, Measured], values: Mapping[str, float], setting: str, file: Path) -> None:
+    """Draw Dice against the values of a setting, a panel for each way to measure and a line for each ε.
+
+    Args:
+        measured: by the name of the way.
+        values: of the setting, by the name of the defence that was trained with it.
+        setting: its name.
+        file: PNG to write.
+    """
+    with drawn_figure(file, (5.5 * len(measured), 4.5)) as figure:
+        panels = figure.subplots(1, len(measured), squeeze=False)[0]
+        for panel, (way, found) in zip(panels, measured.items(), strict=True):
+            for eps in _levels(found):
+                places = [name for name in values if eps in found.get(name, {})]
+                dice = [found[name][eps].quality for name in places]
+                panel.plot([values[name] for name in places], dice, "o-", label=f"ε = {level_key(eps)}")
+            panel.set(title=way, xlabel=setting, ylabel="Dice", ylim=(0, 1))
+            panel.grid(alpha=0.3)
+            panel.legend()
+
+
 def _levels(measured: Measured) -> Sequence[float]:
     return sorted({eps for cells in measured.values() for eps in cells})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import read_json, write_atomically
 from nnunet_ima.segmentation.paper_protocol import load_model, measure
 
@@ -69,9 +70,16 @@ class ProtocolTable:
             eps: noise levels.
             device: where to compute.
             batch_size: network inputs per pass.
+
+        Raises:
+            ValueError: the file holds rows of another model of that name.
         """
         question = self._question
         for name, (folder, checkpoint) in models.items():
+            weights = sha256([folder / f"fold_{question.fold}" / checkpoint])
+            if any(row.get("weights") != weights for row in self.rows if row["model"] == name):
+                msg = f"{self._file} holds rows of another model {name}; choose another --output, or remove it"
+                raise ValueError(msg)
             known = {row["eps"] for row in self.rows if row["model"] == name}
             if not (missing := [value for value in eps if value not in known]):
                 continue
@@ -87,7 +95,7 @@ class ProtocolTable:
                     batch_size=batch_size,
                     seed=question.seed,
                 )[0]
-                self.rows.append({"model": name, **row})
+                self.rows.append({"model": name, "weights": weights, **row})
                 self._write(device)
 
     def cells(self) -> dict[str, dict[float, dict[str, Any]]]:

@@ -39,7 +39,7 @@ def resolve_start(start_from: str, trainer: nnUNetTrainer) -> Path:
                 return file
             tried.append(str(file))
     msg = (
-        f'"ima": start_from {start_from!r} names no finished training; tried {", ".join(tried)}. '
+        f'"schedule": start_from {start_from!r} names no finished training; tried {", ".join(tried)}. '
         "Train it first, or set start_from to null to train from scratch."
     )
     raise FileNotFoundError(msg)

@@ -9,47 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from comparing import SETTINGS, arguments, train_here
 
 from nnunet_ima.commands import compare
 from nnunet_ima.commands.compare import main
-
-SETTINGS = ["iterations_per_epoch=1", "snapshot_interval=1", "robust_interval=0", "tau=0.05", "robust_steps=1"]
-
-
-def train_here(arguments: list[str], log: Path, title: str, epochs: int) -> None:
-    """In this process, which saves seconds, instead of nnU-Net's command."""
-    from nnunet_ima._register import load_trainer
-    from nnunet_ima.datasets.folders import nnunet_folder
-
-    dataset, configuration, fold, _, trainer, _, plans, *_ = arguments
-    folder = next(nnunet_folder("nnUNet_preprocessed").glob(f"Dataset{int(dataset):03d}_*"))
-    content = json.loads((folder / f"{plans}.json").read_text()) | {"continue_training": "--c" in arguments}
-    if trainer == "nnUNetTrainerPlain":
-        content["schedule"] = {"epochs": 1, "iterations_per_epoch": 1}
-    dataset_json = json.loads((folder / "dataset.json").read_text())
-    made = load_trainer(trainer)(content, configuration, int(fold), dataset_json, torch.device("cpu"))
-    made.run_training()
-    log.write_text(title)
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    titles: list[str] = []
-
-    def train(arguments: list[str], log: Path, title: str, epochs: int) -> None:
-        titles.append(title)
-        train_here(arguments, log, title, epochs)
-
-    monkeypatch.setattr(compare, "run_training", train)
-    return titles
-
-
-def arguments(phantom: Any, output: Path, *more: str) -> list[str]:
-    return [
-        *("-d", str(phantom.dataset_id), "-c", "2d_cpu", "--output", str(output), "--device", "cpu"),
-        *("--eps", "0", "0.1", "--steps", "2", "--every", "4", *more, "--set", *SETTINGS),
-    ]
 
 
 def test_from_nothing_to_a_table_and_on(
@@ -94,6 +57,17 @@ def test_from_nothing_to_a_table_and_on(
     with pytest.raises(SystemExit):
         main(arguments(phantom, output, "--methods", "ima", "--epochs", "2"))
     assert "holds other settings of ima; choose another --prefix" in capsys.readouterr().err
+
+
+def test_a_model_trained_anew_is_not_given_the_former_numbers(
+    phantom: Any, trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    command = arguments(phantom, tmp_path / "out", "--methods", "ima", "--epochs", "1", "--prefix", "First")
+    main(command)
+    with pytest.raises(SystemExit):
+        main([*["Second" if word == "First" else word for word in command], "seed=1"])
+    assert "paper.json holds rows of another model ima; choose another --output" in capsys.readouterr().err
 
 
 def test_models_are_also_audited_through_the_whole_inference(
