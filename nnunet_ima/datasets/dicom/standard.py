@@ -71,4 +71,4 @@ def no_image(sop_class: str) -> str:
 
 def syntax_name(uid: str) -> str:
     """Name of a transfer syntax, or its UID."""
-    return SYNTAXES.get(uid) or UNDECODABLE.get(uid) or f"transfer syntax {uid}"
+    return SYNTAXES.get(uid) or UNDECODABLE.get(uid) or f"transfer syntax {uid or 'without a name'}"
