@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -17,10 +19,12 @@ from nnunet_ima.files import check_name
 
 if TYPE_CHECKING:
     from nnunet_ima.inference.cases import Case
+    from nnunet_ima.inference.dicom_cases import PendingCase
     from nnunet_ima.inference.model import TrainedModel
     from nnunet_ima.segmentation.settings import Settings
 
 PROGRAM = "nnunet-ima-attack"
+C = TypeVar("C", bound="Case | PendingCase")
 
 
 @dataclass(kw_only=True)
@@ -61,10 +65,13 @@ class Attack:
     """Checkpoint file in each fold's folder."""
 
     images: Path | None = None
-    """Folder of own images, named as nnU-Net wants them (CASE_0000.nii.gz, one per channel); needs --labels."""
+    """Folder of own images, named as nnU-Net wants them (CASE_0000.nii.gz, one per channel), or DICOM: CASE/ with the
+    files of a series, CASE/0000/, CASE/0001/, ... for several channels, or many series in one folder. Needs
+    --labels."""
 
     labels: Path | None = None
-    """Folder of the labels of own images (CASE.nii.gz)."""
+    """Folder of the labels of own images (CASE.nii.gz); of DICOM images also DICOM SEG, whose segments are named as the
+    model's labels. Series mixed in one folder go by their SeriesInstanceUID."""
 
     cases: tuple[str, ...] = ()
     """Names of the cases to use; all by default."""
@@ -154,6 +161,11 @@ class Attack:
     def run(self) -> None:
         """Check everything, measure, print, judge."""
         self._check()
+        with ExitStack() as stack:
+            self._audit(stack)
+
+    def _audit(self, stack: ExitStack) -> None:
+        """The audit; the stack removes in the end what is needed for its length alone."""
         # imported here because it takes seconds: wrong inputs are refused before
         from nnunet_ima.evidence.gate import parse_requirements, unmet
         from nnunet_ima.evidence.protocol import lock, make_protocol
@@ -164,9 +176,9 @@ class Attack:
         from nnunet_ima.segmentation.run import find_faults, run_audit
 
         models = self._open_models()
-        cases = self._find_cases(models)
         settings = self._settings(models)
         requirements = parse_requirements(self.require, settings.eps)
+        cases = self._find_cases(models, stack)
         pipelines = {
             name: Pipeline(model, self.step_size, not self.no_tta, self.windows_per_pass)
             for name, model in models.items()
@@ -187,7 +199,7 @@ class Attack:
         faults = find_faults(pipelines, cases)
         if all(faults.values()):  # before the audit claims its folder
             raise ValueError(_nothing(fault for found in faults.values() for fault in found))
-        store = Store(self.output, asked, provenance(pipelines))
+        store = Store(self.output, asked, provenance(pipelines, private=any(case.folder for case in cases)))
         volumes = Volumes()
         findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults, volumes)
         if not findings.records:
@@ -305,17 +317,19 @@ class Attack:
             raise FileNotFoundError(msg)
         return folder
 
-    def _find_cases(self, models: dict[str, TrainedModel]) -> list[Case]:
+    def _find_cases(self, models: dict[str, TrainedModel], stack: ExitStack) -> list[Case]:
+        from nnunet_ima.datasets.dicom.folders import holds_dicom
         from nnunet_ima.inference.cases import dataset_cases, folder_cases
+        from nnunet_ima.inference.dicom_cases import dicom_cases, write_cases
 
         first = next(iter(models.values()))
         if self.images is not None and self.labels is not None:
-            cases = folder_cases(self.images, self.labels, first.channels, first.dataset_json["file_ending"])
-            unknown = sorted(set(self.cases) - {case.name for case in cases})
-            if unknown:
-                msg = f"{self.images} holds no case {', '.join(unknown)}"
-                raise ValueError(msg)
-            cases = [case for case in cases if not self.cases or case.name in self.cases]
+            ending = first.dataset_json["file_ending"]
+            if holds_dicom(self.images, ending):
+                pending = self._chosen(dicom_cases(self.images, self.labels, first))
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nnunet-ima-"))
+                return write_cases(pending, Path(folder), first)
+            cases = folder_cases(self.images, self.labels, first.channels, ending)
         else:
             found = [
                 dataset_cases(
@@ -331,9 +345,17 @@ class Attack:
             if not cases:
                 msg = "the models have no validation case in common; audit them on the same fold"
                 raise ValueError(msg)
-        if self.limit is not None and self.limit < len(cases):
-            cases = [cases[number * len(cases) // self.limit] for number in range(self.limit)]
-        return cases
+        return self._chosen(cases)
+
+    def _chosen(self, cases: Sequence[C]) -> list[C]:
+        """The cases that --cases and --limit leave."""
+        if unknown := sorted(set(self.cases) - {case.name for case in cases}):
+            msg = f"{self.images} holds no case {', '.join(unknown)}"
+            raise ValueError(msg)
+        chosen = [case for case in cases if not self.cases or case.name in self.cases]
+        if self.limit is not None and self.limit < len(chosen):
+            chosen = [chosen[number * len(chosen) // self.limit] for number in range(self.limit)]
+        return chosen
 
     def _settings(self, models: dict[str, TrainedModel]) -> Settings:
         from nnunet_ima.segmentation.budgets import default_levels, reference_elements

@@ -38,10 +38,18 @@ def question(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings:
     }
 
 
-def provenance(pipelines: Mapping[str, Pipeline]) -> dict[str, Any]:
-    """What may explain the numbers besides: code, libraries, machine."""
+def provenance(pipelines: Mapping[str, Pipeline], private: bool = False) -> dict[str, Any]:
+    """What may explain the numbers besides: code, libraries, machine.
+
+    Args:
+        pipelines: inference of each model by its name.
+        private: of the command keep the names of its options alone, as their values may tell the patient.
+    """
     device = next(iter(pipelines.values())).model.device
+    options = [word.split("=")[0] for word in sys.argv[1:] if word.startswith("-")]
+    command = [Path(sys.argv[0]).name, *options] if private else sys.argv
     return environment(device) | {
+        "command": command,
         "precision": "float16 passes, float32 noise" if device.type == "cuda" else "float32",
         "folders": {name: str(pipeline.model.folder.resolve()) for name, pipeline in pipelines.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,11 +31,19 @@ class Case:
         name: of the case.
         images: one file per channel.
         label: file of the label map.
+        fault: why it cannot be measured, where that is known before its files are looked at; they only say it again.
+        folder: holds the files if they were made for this run alone; no report names it.
     """
 
     name: str
     images: tuple[Path, ...]
     label: Path
+    fault: str = ""
+    folder: Path | None = None
+
+    def told(self, text: str) -> str:
+        """Return a text for reports, in which files that were made for this run go by their names alone."""
+        return text if self.folder is None else text.replace(f"{self.folder}{os.sep}", "")
 
 
 def dataset_cases(
@@ -119,6 +128,8 @@ def check_case(case: Case, model: TrainedModel) -> list[str]:
     voxels that are not finite or too large to be normalised, constant images, labels that the model does not know or
     without foreground.
     """
+    if case.fault:
+        return [case.fault]
     *images, label = files = [_File(file) for file in (*case.images, case.label)]
     faults = [f"{file.path} {file.fault}" for file in files if file.fault]
     for image in images:
@@ -127,7 +138,7 @@ def check_case(case: Case, model: TrainedModel) -> list[str]:
     for other in files[1:]:
         if not (images[0].fault or other.fault):
             faults += [f"{other.path} {fault} ({images[0].path})" for fault in geometry_faults(images[0], other)]
-    return faults
+    return [case.told(fault) for fault in faults]
 
 
 class _File(Volume):

@@ -110,8 +110,9 @@ class _ModelAudit:
                 self._fail(case, error)
 
     def _fail(self, case: Case, error: Exception) -> None:
-        self.found.failed.append(Failure(model=self.name, case=case.name, error=str(error)))
-        tqdm.write(f"{case.name}: {error}", file=sys.stderr)
+        told = case.told(str(error))
+        self.found.failed.append(Failure(model=self.name, case=case.name, error=told))
+        tqdm.write(f"{case.name}: {told}", file=sys.stderr)
 
     def judge(self, probes: int) -> None:
         """Measure a few cases again, and judge the evidence."""
