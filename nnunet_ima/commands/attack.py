@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from nnunet_ima.commands._run import check_output, run_cli, usable_device
-from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
-from nnunet_ima.datasets.tasks import load_task, task_names
+from nnunet_ima.commands._audited import find_cases, open_models, settings_of
+from nnunet_ima.commands._run import check_output, run_cli
 from nnunet_ima.files import check_name
 
-if TYPE_CHECKING:
-    from nnunet_ima.inference.cases import Case
-    from nnunet_ima.inference.dicom_cases import PendingCase
-    from nnunet_ima.inference.model import TrainedModel
-    from nnunet_ima.segmentation.settings import Settings
-
 PROGRAM = "nnunet-ima-attack"
-C = TypeVar("C", bound="Case | PendingCase")
 
 
 @dataclass(kw_only=True)
@@ -175,10 +166,10 @@ class Attack:
         from nnunet_ima.segmentation.forecast import forecast
         from nnunet_ima.segmentation.run import find_faults, run_audit
 
-        models = self._open_models()
-        settings = self._settings(models)
+        models = open_models(self)
+        settings = settings_of(self, models)
         requirements = parse_requirements(self.require, settings.eps)
-        cases = self._find_cases(models, stack)
+        cases = find_cases(self, models, stack)
         pipelines = {
             name: Pipeline(model, self.step_size, not self.no_tta, self.windows_per_pass)
             for name, model in models.items()
@@ -287,107 +278,6 @@ class Attack:
         if not 0 < self.dice_threshold <= 1:
             msg = f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
             raise ValueError(msg)
-
-    def _open_models(self) -> dict[str, TrainedModel]:
-        """Open each model, under a short name of its own."""
-        from nnunet_ima.inference.model import open_model
-
-        device = usable_device(self.device)
-        folders = self.model or (self._task_folder(),)
-        names = [*self.name] or [check_name(folder.resolve().name, f"--model {folder}") for folder in folders]
-        if len(set(names)) < len(names):
-            names = [f"{chr(65 + number)}_{name}" for number, name in enumerate(names)]
-        return {
-            name: open_model(folder, self.fold, self.checkpoint, device, self.trust_checkpoint)
-            for name, folder in zip(names, folders, strict=True)
-        }
-
-    def _task_folder(self) -> Path:
-        task = str(self.task)
-        if task in task_names():
-            task = str(load_task(task).dataset_id)
-        elif not task.isdecimal() and not task.startswith("Dataset"):
-            msg = f"unknown task {task!r}; known are {', '.join(task_names())}, and numbers and names of data sets"
-            raise ValueError(msg)
-        results = nnunet_folder("nnUNet_results") / find_dataset(task)
-        folder = results / f"{self.trainer}__{self.plans}__{self.configuration}"
-        if not folder.is_dir():
-            trained = ", ".join(sorted(path.name for path in results.glob("*__*__*"))) or "none"
-            msg = f"{folder} does not exist (-tr, -p, -c choose another model); {results} holds {trained}"
-            raise FileNotFoundError(msg)
-        return folder
-
-    def _find_cases(self, models: dict[str, TrainedModel], stack: ExitStack) -> list[Case]:
-        from nnunet_ima.datasets.dicom.folders import holds_dicom
-        from nnunet_ima.inference.cases import dataset_cases, folder_cases
-        from nnunet_ima.inference.dicom_cases import dicom_cases, write_cases
-
-        first = next(iter(models.values()))
-        if self.images is not None and self.labels is not None:
-            ending = first.dataset_json["file_ending"]
-            if holds_dicom(self.images, ending):
-                pending = self._chosen(dicom_cases(self.images, self.labels, first))
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nnunet-ima-"))
-                return write_cases(pending, Path(folder), first)
-            cases = folder_cases(self.images, self.labels, first.channels, ending)
-        else:
-            found = [
-                dataset_cases(
-                    model.plans.dataset_name,
-                    model.folds,
-                    names=self.cases or None,
-                    allow_training_cases=self.allow_training_cases,
-                )
-                for model in models.values()
-            ]
-            common = set.intersection(*({case.name for case in entry} for entry in found))
-            cases = [case for case in found[0] if case.name in common]
-            if not cases:
-                msg = "the models have no validation case in common; audit them on the same fold"
-                raise ValueError(msg)
-        return self._chosen(cases)
-
-    def _chosen(self, cases: Sequence[C]) -> list[C]:
-        """The cases that --cases and --limit leave."""
-        if unknown := sorted(set(self.cases) - {case.name for case in cases}):
-            msg = f"{self.images} holds no case {', '.join(unknown)}"
-            raise ValueError(msg)
-        chosen = [case for case in cases if not self.cases or case.name in self.cases]
-        if self.limit is not None and self.limit < len(chosen):
-            chosen = [chosen[number * len(chosen) // self.limit] for number in range(self.limit)]
-        return chosen
-
-    def _settings(self, models: dict[str, TrainedModel]) -> Settings:
-        from nnunet_ima.segmentation.budgets import default_levels, reference_elements
-        from nnunet_ima.segmentation.settings import Settings
-        from nnunet_ima.segmentation.smoothing import Smoothing
-
-        plans = next(iter(models.values())).plans.plans
-        default_unit, levels = default_levels(plans, self.norm)
-        references = {reference_elements(model.plans.plans) for model in models.values()}
-        reference = references.pop() if len(references) == 1 else None
-        unit = self.eps_unit or ("rms" if reference is None else "paper")
-        eps = self.eps if self.eps is not None else levels if unit == default_unit else None
-        if eps is None:
-            msg = f"name the noise levels with --eps: there are no default levels in the unit {unit} for {self.norm}"
-            raise ValueError(msg)
-        if unit == "paper" and reference is None:
-            msg = "the paper's unit of ε needs a reference size, the same in all models' plans; use --eps-unit rms"
-            raise ValueError(msg)
-        return Settings(
-            attacks=tuple(dict.fromkeys(self.attack)),
-            eps=tuple(sorted({value for value in eps if value > 0})),
-            unit=unit,
-            norm=self.norm,
-            reference_elements=reference,
-            steps=self.steps,
-            seed=self.seed,
-            threshold=self.dice_threshold,
-            margins=not self.no_margins,
-            tolerance=self.tolerance,
-            save_adversarial=self.save_adversarial,
-            smoothings=tuple(Smoothing(sigma, self.samples) for sigma in sorted(set(self.certify))),
-        )
 
 
 def _nothing(errors: Iterable[str]) -> str:
