@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol, get_type_hints
 
 
@@ -42,7 +42,7 @@ class Range(NamedTuple):
 class Choice(NamedTuple):
     """One of some values, and of their type: 1 is not true."""
 
-    values: tuple[Any, ...]
+    values: Collection[Any]
 
     def __str__(self) -> str:
         return f"one of {', '.join(str(value).lower() if isinstance(value, bool) else value for value in self.values)}"

@@ -18,9 +18,9 @@ KINDS = ("uniform", "gaussian")
 def draw_white_noise(kind: str, problem: Problem, generator: torch.Generator) -> Tensor:
     """Independent zero-mean noise (B, C, *spatial) that uses up ε.
 
-    In L2 it has the size ε exactly, an RMS of ε / √N over the N elements that are free. In L∞, uniform noise lies
-    between -ε and ε, and Gaussian noise has the same RMS, ε / √3, and is cut at ±ε: scaled to a largest value of ε, it
-    would fade as the number of elements grows.
+    It has the size ε exactly; in L2 that is an RMS of ε / √N over the N elements that are free. In L∞, uniform noise
+    lies between -ε and ε, and Gaussian noise has the same RMS, ε / √3, and is cut at ±ε: scaled to a largest value of
+    ε, it would fade as the number of elements grows.
 
     Args:
         kind: "uniform" or "gaussian".
@@ -39,7 +39,7 @@ def draw_white_noise(kind: str, problem: Problem, generator: torch.Generator) ->
     else:
         noise = torch.randn(like.shape, generator=generator, device=device) / math.sqrt(3)
     noise = problem.masked(noise.to(like))
-    if problem.norm.name == "L2":
+    if problem.norm.growth(2) > 1:  # else every element is bounded by itself
         noise = noise / per_sample(problem.norm.size(noise).clamp_min(1e-12), noise)
     return problem.project(noise * per_sample(problem.eps, noise))
 

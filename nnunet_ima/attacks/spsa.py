@@ -78,9 +78,7 @@ def _estimate(
     It is the mean over random directions of ±1 of the direction times the rise of the loss along it.
     """
     shape = problem.x.shape[1:]
-    length = float(problem.eps) * PROBE
-    if problem.norm.name == "L2":
-        length /= problem.x[0].numel() ** 0.5
+    length = float(problem.eps) * PROBE / problem.norm.growth(problem.x[0].numel())
     total = torch.zeros_like(noise[0])
     for begin in range(0, pairs, most):
         count = min(most, pairs - begin)

@@ -120,6 +120,8 @@ _Move = tuple[
     Callable[[Tensor, float, torch.Generator], Tensor], Callable[[Tensor, float, float, torch.Generator], Tensor]
 ]
 _MOVES: dict[str, _Move] = {"Linf": (_stripes, _linf_change), "L2": (_tiles, _l2_change)}
+SQUARE_NORMS = tuple(_MOVES)
+"""Norms that it knows."""
 
 
 def _pyramids(sides: Sequence[int], stream: torch.Generator) -> Tensor:

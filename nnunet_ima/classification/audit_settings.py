@@ -17,7 +17,7 @@ class AuditSettings:
     """What an audit of classifiers measures.
 
     Attributes:
-        norm: "L2" or "Linf".
+        norm: name in `NORMS`.
         eps: noise levels, ascending, above 0. In L2, the norm on an image of `reference_elements` pixels; for L∞ the
             largest change of a pixel.
         attacks: names in the registry of attacks, in the order in which they are run, each on what those before it left

@@ -61,6 +61,9 @@ def audit_settings(training: Settings, eps: tuple[float, ...] | None = None, nor
     """
     plan, norm = load_plan(training.preset)["presets"][training.preset]["audit"], norm or training.norm
     known = {entry.name for entry in fields(AuditSettings)} - {"eps"}
+    if eps is None and norm not in plan["eps"]:
+        msg = f"name the noise levels with --eps: the preset {training.preset} has none for the norm {norm}"
+        raise ValueError(msg)
     levels = plan["eps"][norm] if eps is None else sorted({level for level in eps if level != 0})
     return AuditSettings(
         norm=norm,

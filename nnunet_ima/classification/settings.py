@@ -42,7 +42,7 @@ class Settings:
         weight_decay: of AdamW.
         schedule: "constant" or "one-cycle" (Smith & Topin 2018, arXiv 1708.07120) over the whole training.
         balanced: weigh classes in the loss by how rare they are.
-        norm: "L2" or "Linf", of all noise; with Linf, ε is the largest change of a pixel.
+        norm: of all noise, name in `NORMS`; with Linf, ε is the largest change of a pixel.
         reference_elements: elements, pixels × channels, of the image on which ε is quoted.
         robust_eps: noise of the validation accuracy that is shown beside the clean one.
         robust_steps: PGD steps of it.
@@ -66,7 +66,7 @@ class Settings:
     weight_decay: Annotated[float, Range(0, 10, closed=True)] = 0.01
     schedule: Annotated[str, Choice(SCHEDULES)] = "constant"
     balanced: Annotated[bool, Choice((True, False))] = False
-    norm: Annotated[str, Choice(tuple(NORMS))] = "L2"
+    norm: Annotated[str, Choice(NORMS)] = "L2"
     reference_elements: Annotated[int, Range(1, 1_000_000_000, closed=True, whole=True)] = 224 * 224
     robust_eps: Noise = 3.0
     robust_steps: Steps = 10
@@ -141,8 +141,10 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
             msg = f"{method} names a noise level, and so does eps={changes['eps']}; keep one of them"
             raise ValueError(msg)
         chosen["eps"] = level
-    elif changes.get("norm", "L2") == "Linf" and "eps" not in changes and "eps" in chosen:
-        msg = f"with the norm Linf {name} needs a noise level of its own, for example {name}0.03: the plan's are for L2"
+    elif (norm := changes.get("norm", "L2")) in NORMS and norm != "L2" and "eps" not in changes and "eps" in chosen:
+        msg = (
+            f"with the norm {norm} {name} needs a noise level of its own, for example {name}0.03: the plan's are for L2"
+        )
         raise ValueError(msg)
     own, known = options(name), {entry.name for entry in fields(Settings)} - {"method", "preset", "options"}
     others = {key for other in METHODS for key in options(other)}  # a comparison's changes are for several methods

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from nnunet_ima.commands._images import ImageTraining
 from nnunet_ima.commands._run import check_output, usable_device
@@ -31,7 +31,7 @@ class CompareImages(ImageTraining):
     eps: tuple[float, ...] | None = None
     """Noise levels; those of the preset by default. 0 is always measured."""
 
-    norm: Literal["L2", "Linf"] | None = None
+    norm: str | None = None
     """Norm of the audit's noise, if it is not that of the training; the results get a folder of their own,
     OUTPUT/audit_NORM."""
 

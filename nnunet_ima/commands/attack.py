@@ -81,8 +81,8 @@ class Attack:
     normalised image, per voxel) or raw (intensity units such as HU, per voxel). Default: paper where the data set has a
     reference size, else rms."""
 
-    norm: Literal["L2", "Linf"] = "L2"
-    """Norm that bounds the noise."""
+    norm: str = "L2"
+    """Norm that bounds the noise: L2 or Linf."""
 
     attack: tuple[str, ...] = ("pgd",)
     """Attacks: pgd (the paper's), quick, standard (the strongest), or one of fgsm, ifgsm, apgd, segpgd, cospgd, square,
@@ -223,6 +223,7 @@ class Attack:
     def _check(self) -> None:
         """Refuse what can be refused at once."""
         from nnunet_ima.attacks.presets import PRESETS
+        from nnunet_ima.perturbation.norms import NORMS
 
         if self.lock is not None and self.protocol is not None:
             msg = "--lock writes a protocol, --protocol follows one; name one of them"
@@ -248,6 +249,9 @@ class Attack:
             if not (math.isfinite(value) and value >= 0):
                 msg = f"--eps must be numbers of at least 0, got {value:g}"
                 raise ValueError(msg)
+        if self.norm not in NORMS:
+            msg = f"--norm must be one of {', '.join(NORMS)}, got {self.norm!r}"
+            raise ValueError(msg)
         for value in self.certify:
             if not (math.isfinite(value) and value > 0):
                 msg = f"--certify must be numbers above 0, got {value:g}"

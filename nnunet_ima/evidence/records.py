@@ -18,7 +18,8 @@ class NoiseSize:
     """Size of noise as it is stored.
 
     Attributes:
-        norm: "L2" or "Linf", which bounds it.
+        norm: name of the norm that bounds it.
+        size: in this norm, in σ.
         l2: its L2 norm, in σ.
         linf: its largest element, in σ.
         rms: its root mean square, in σ.
@@ -26,6 +27,7 @@ class NoiseSize:
     """
 
     norm: str
+    size: float
     l2: float
     linf: float
     rms: float

@@ -94,7 +94,7 @@ def _unit(summary: Mapping[str, Any]) -> str:
     settings = summary["settings"]
     if settings["norm"] == "Linf":
         return "ε (largest change of a pixel)"
-    return f"ε (L2 norm on {settings['reference_elements']} elements)"
+    return f"ε ({settings['norm']} norm on {settings['reference_elements']} elements)"
 
 
 def _of(model: Row, rows: Sequence[Row]) -> list[Row]:

@@ -110,8 +110,8 @@ def _facts(
     facts["cases"] = f"{len(cases)}, each whole, every slice and every window of it"
     facts["ε"] = {
         "paper": f"the noise's {settings.norm} norm on {settings.reference_elements} elements; on a case it is scaled "
-        "with the square root of the number of elements"
-        if settings.norm == "L2"
+        "so that the noise has the same density"
+        if settings.norm != "Linf"
         else "the largest noise of a voxel, in σ of the normalised image",
         "l2": f"the noise's {settings.norm} norm on the whole case, in σ of the normalised image",
         "rms": "σ of the normalised image, per voxel",

@@ -19,7 +19,7 @@ class NoiseUnits:
     """Converts between the units of noise on one volume.
 
     Attributes:
-        norm: "L2" or "Linf".
+        norm: name in `NORMS`.
         elements: image channels × voxels of the preprocessed volume.
         reference_elements: elements at which the paper's unit is quoted; None: there is none for this data set.
         scale: raw intensity units per σ, of each channel; None where normalisation hides it.
@@ -67,15 +67,18 @@ class NoiseUnits:
     def describe(self, radius: float) -> dict[str, float | None]:
         """Return a noise of this norm in all units; None where a unit has no meaning.
 
-        The norm itself is "l2" or "linf"; "rms" and "raw" are per element, at most, of L∞.
+        The norm itself stands under its name in small letters; "rms" and "raw" are per element, at most, of L∞.
         """
         rms = radius / NORMS[self.norm].growth(self.elements)
-        raw = None if not self.scale else rms * math.sqrt(sum(s * s for s in self.scale) / len(self.scale))
         paper = None
         if self.reference_elements is not None:
             paper = radius / Budget(self.norm, self.elements, self.reference_elements).scale
         norms = {name.lower(): radius if self.norm == name else None for name in NORMS}
-        return {"paper": paper, **norms, "rms": rms, "raw": raw}
+        return {"paper": paper, **norms, "rms": rms, "raw": self.raw(rms)}
+
+    def raw(self, rms: float) -> float | None:
+        """Return noise per element in raw intensity units; None where normalisation hides them."""
+        return None if not self.scale else rms * math.sqrt(sum(s * s for s in self.scale) / len(self.scale))
 
 
 def reference_elements(plans: dict[str, Any]) -> int | None:

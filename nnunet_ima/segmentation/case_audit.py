@@ -305,8 +305,8 @@ class CaseAudit:
     def _sizes(self, noise: Tensor) -> NoiseSize:
         l2, linf = float(torch.linalg.vector_norm(noise.double())), float(noise.abs().max())
         rms = l2 / math.sqrt(noise.numel())
-        raw = self.units.describe(rms if self.units.norm == "Linf" else l2)["raw"]
-        return NoiseSize(norm=self.units.norm, l2=l2, linf=linf, rms=rms, raw_rms=raw)
+        size = float(NORMS[self.units.norm].size(noise.double()[None])[0])
+        return NoiseSize(norm=self.units.norm, size=size, l2=l2, linf=linf, rms=rms, raw_rms=self.units.raw(rms))
 
 
 def _fields(record: Any, kind: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -73,7 +74,7 @@ def _certify(case: CaseAudit, unit: Unit, smoothing: Smoothing, watch: Watch | N
         model=case.name,
         case=case.case.name,
         sigma=smoothing.sigma,
-        units=case.units.describe(smoothing.radius if case.units.norm == "L2" else 0.0),
+        units=replace(case.units, norm="L2").describe(smoothing.radius),
         radius=smoothing.radius,
         dice=float(np.mean(low)),
         dice_at_most=float(np.mean(high)),

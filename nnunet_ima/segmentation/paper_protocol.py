@@ -153,7 +153,7 @@ def attack_inputs(
         inputs: see `network_inputs`.
         eps: in the paper's unit: the norm on `reference_elements` elements, scaled to each input's number of elements.
         reference_elements: see `eps`.
-        norm: "L2" or "Linf".
+        norm: name in `NORMS`.
         steps: of PGD; each has the size 4 · ε / steps.
         batch_size: inputs per pass.
         seed: of the random starts.

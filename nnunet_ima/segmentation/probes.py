@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import ceil
 
 from nnunet_ima.attacks.presets import PRESETS, Component, find_component
+from nnunet_ima.attacks.square import SQUARE_NORMS
 from nnunet_ima.evidence.engine import Unit
 from nnunet_ima.evidence.probes import HUGE, SCALES
 from nnunet_ima.evidence.records import AttackedAgain, Probe, Repeated
@@ -49,7 +51,8 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> Probe:
     def full() -> Target:
         return case.target.through(replace(case.pipeline, mixed_precision=False))
 
-    twice, square = replace(component, steps=2 * component.steps), replace(PRESETS["square"][0], steps=QUERIES)
+    twice = replace(component, steps=2 * component.steps)
+    blind, told = black_box(case.settings.norm)
     precise = None
     if case.pipeline.mixed_precision:
         precise = again(f"{worst} in full precision", component, eps, f"{worst}@{key}", full)
@@ -58,13 +61,22 @@ def probe(case: CaseAudit, eps: float, watch: Watch | None = None) -> Probe:
         quality=case.component(component, eps).dice,
         twice_the_steps=again(f"{worst} with twice the steps", twice, eps, f"twice the steps@{key}"),
         other_scales=min(map(on_scale, SCALES)),
-        black_box=again("black box", square, eps, f"black box@{key}"),
-        black_box_name=f"Square attack, {QUERIES} queries",
+        black_box=again("black box", blind, eps, f"black box@{key}"),
+        black_box_name=told,
         huge=again(f"{worst} with huge noise", component, large, f"huge@{large:g}"),
         eps_huge=large,
         full_precision=precise,
         repeat_difference=case.engine.result(case.unit("probes/repeat"), Repeated, lambda _: _repeat(case)).difference,
     )
+
+
+def black_box(norm: str) -> tuple[Component, str]:
+    """The attack that sees outputs alone, and its name: Square, or SPSA for norms that Square does not know."""
+    if norm in SQUARE_NORMS:
+        return replace(PRESETS["square"][0], steps=QUERIES), f"Square attack, {QUERIES} queries"
+    spsa = PRESETS["spsa"][0]
+    steps = ceil(QUERIES / spsa.passes)
+    return replace(spsa, steps=steps), f"SPSA, {steps * spsa.passes} queries"
 
 
 def _repeat(case: CaseAudit) -> Repeated:

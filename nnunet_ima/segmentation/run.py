@@ -168,8 +168,7 @@ def _attempt(record: Result, white: WhiteNoise) -> Attempt:
     assert size is not None  # the result is not that without noise
     bound = record.units[size.norm.lower()]
     assert bound is not None  # the norm of the noise is always told
-    found = size.linf if size.norm == "Linf" else size.l2
-    return Attempt(record.eps, record.dice, found, bound, min(white.kinds.values()))
+    return Attempt(record.eps, record.dice, size.size, bound, min(white.kinds.values()))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ class Settings:
         attacks: names of presets.
         eps: noise levels, ascending, each above 0.
         unit: of `eps`; see `NoiseUnits.radius`.
-        norm: "L2" or "Linf".
+        norm: name in `NORMS`.
         reference_elements: elements at which the paper's unit is quoted; None: there is no such unit.
         steps: gradient steps of every attack, see `Component.with_steps`; None: those of the presets.
         seed: of all random draws.

@@ -65,7 +65,7 @@ class Settings:
     method: str = "ima"
     options: dict[str, Any] = field(default_factory=dict)
     preset: Annotated[str, Choice(tuple(PRESETS))] = "default"
-    norm: Annotated[str, Choice(tuple(NORMS))] = "L2"
+    norm: Annotated[str, Choice(NORMS)] = "L2"
     reference_elements: Whole = 1
     tau: Annotated[float, Range(0, 1)] = 0.6
     reduction: Annotated[str, Choice(("mean", "max", "min"))] = "mean"

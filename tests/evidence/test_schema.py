@@ -74,7 +74,7 @@ def test_what_is_no_record_is_refused(content: Any) -> None:
     "record",
     [
         Passes(forward=1, backward=2),
-        NoiseSize(norm="L2", l2=1.0, linf=0.1, rms=0.2, raw_rms=None),
+        NoiseSize(norm="L2", size=1.0, l2=1.0, linf=0.1, rms=0.2, raw_rms=None),
         Trace(steps=1, zero=0, not_finite=0, keeps_form=True, loss=(0.5,), quality=()),
     ],
 )

@@ -136,7 +136,7 @@ def test_what_changes_numbers_is_another_audit(tmp_path: Path, change: dict[str,
 
 
 def test_in_linf_the_noise_is_judged_by_its_largest_element() -> None:
-    noise = NoiseSize(norm="Linf", l2=50.0, linf=0.1, rms=0.05, raw_rms=None)
+    noise = NoiseSize(norm="Linf", size=0.1, l2=50.0, linf=0.1, rms=0.05, raw_rms=None)
     record: Any = SimpleNamespace(eps=0.1, dice=0.3, noise=noise, units={"l2": None, "linf": 0.12})
     attempt = _attempt(record, WhiteNoise(dice=0.8, kinds={"uniform": 0.84, "gaussian": 0.76}))
     assert (attempt.noise, attempt.bound, attempt.white) == (0.1, 0.12, 0.76)

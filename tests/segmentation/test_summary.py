@@ -55,7 +55,7 @@ def record(case: str, dice: float, eps: float = 1.0, attack: str = "pgd", model:
         "clean_dice_per_class": {"core": 0.9, "shell": None},
         "random_dice": 0.8 if attacked else None,
         "stored_dice": dice if attacked else None,
-        "noise": NoiseSize(norm="L2", l2=30.0, linf=1.0, rms=0.3, raw_rms=None) if attacked else None,
+        "noise": NoiseSize(norm="L2", size=30.0, l2=30.0, linf=1.0, rms=0.3, raw_rms=None) if attacked else None,
         "worst_component": "apgd-ce" if attacked else None,
         "components": {"apgd-ce": dice} if attacked else {},
         "passes": Passes(forward=7, backward=3) if attacked else Passes(forward=0, backward=0),
@@ -293,7 +293,16 @@ def test_files(tmp_path: Path) -> None:
     assert rows[1]["dice_per_class shell"] == ""
     assert len(cases) == 6
     wanted = {"model", "case", "attack", "eps", "units rms", "units raw", "dice", "dice_per_class core", "clean_dice"}
-    wanted |= {"random_dice", "stored_dice", "hd95_mm", "noise l2", "noise linf", "noise rms", "noise raw_rms"}
+    wanted |= {
+        "random_dice",
+        "stored_dice",
+        "hd95_mm",
+        "noise size",
+        "noise l2",
+        "noise linf",
+        "noise rms",
+        "noise raw_rms",
+    }
     assert {*wanted, "worst_component"} <= set(cases[0])
     assert (cases[1]["case"], cases[1]["dice"], cases[1]["stored_dice"]) == ("a", "0.2", "")
 
