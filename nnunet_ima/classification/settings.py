@@ -141,7 +141,7 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
             msg = f"{method} names a noise level, and so does eps={changes['eps']}; keep one of them"
             raise ValueError(msg)
         chosen["eps"] = level
-    elif (norm := changes.get("norm", "L2")) in NORMS and norm != "L2" and "eps" not in changes and "eps" in chosen:
+    elif (norm := changes.get("norm", "L2")) in (*NORMS,) and norm != "L2" and "eps" not in changes and "eps" in chosen:
         msg = (
             f"with the norm {norm} {name} needs a noise level of its own, for example {name}0.03: the plan's are for L2"
         )
