@@ -16,6 +16,14 @@ from nnunet_ima.shift.general.slice_thickness import SLICE_THICKNESS
 from nnunet_ima.shift.general.swapped_channels import SWAPPED_CHANNELS
 from nnunet_ima.shift.general.translation import TRANSLATION
 from nnunet_ima.shift.general.wrong_spacing import WRONG_SPACING
+from nnunet_ima.shift.mr.bias_field import BIAS_FIELD
+from nnunet_ima.shift.mr.blur import BLUR
+from nnunet_ima.shift.mr.gamma import GAMMA
+from nnunet_ima.shift.mr.ghosting import GHOSTING
+from nnunet_ima.shift.mr.motion import MOTION
+from nnunet_ima.shift.mr.resolution import RESOLUTION
+from nnunet_ima.shift.mr.rician_noise import RICIAN_NOISE
+from nnunet_ima.shift.mr.spikes import SPIKES
 from nnunet_ima.shift.scan import MODALITIES, Scan
 
 __all__ = [
@@ -31,6 +39,14 @@ __all__ = [
 DISTURBANCES: dict[str, Disturbance] = {
     disturbance.name: disturbance
     for disturbance in (
+        RICIAN_NOISE,
+        BIAS_FIELD,
+        MOTION,
+        GHOSTING,
+        SPIKES,
+        RESOLUTION,
+        GAMMA,
+        BLUR,
         SLICE_THICKNESS,
         ROTATION,
         TRANSLATION,
