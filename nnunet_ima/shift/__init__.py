@@ -4,6 +4,14 @@
 the disturbed scan of them, whenever it is called.
 """
 
+from nnunet_ima.shift.ct.cupping import CUPPING
+from nnunet_ima.shift.ct.dose import DOSE
+from nnunet_ima.shift.ct.hu_scale import HU_SCALE
+from nnunet_ima.shift.ct.hu_shift import HU_SHIFT
+from nnunet_ima.shift.ct.sharp_kernel import SHARP_KERNEL
+from nnunet_ima.shift.ct.soft_kernel import SOFT_KERNEL
+from nnunet_ima.shift.ct.streaks import STREAKS
+from nnunet_ima.shift.ct.window import WINDOW
 from nnunet_ima.shift.disturbance import Disturbance, Parameters
 from nnunet_ima.shift.general.field_of_view import FIELD_OF_VIEW
 from nnunet_ima.shift.general.grey_levels import GREY_LEVELS
@@ -47,6 +55,14 @@ DISTURBANCES: dict[str, Disturbance] = {
         RESOLUTION,
         GAMMA,
         BLUR,
+        DOSE,
+        HU_SHIFT,
+        HU_SCALE,
+        CUPPING,
+        STREAKS,
+        SOFT_KERNEL,
+        SHARP_KERNEL,
+        WINDOW,
         SLICE_THICKNESS,
         ROTATION,
         TRANSLATION,
