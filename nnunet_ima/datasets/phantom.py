@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-Array = NDArray[np.float64]
+from nnunet_ima.datasets.phantom_shapes import Array, draw_blobs, draw_organ, ellipsoid, smooth_field, voxel_grid
 
 # Signal of tissue, shell (label 1) and core (label 2) per channel, relative to tissue in the first channel: a
 # T1-like channel in which both structures are brighter, and a T2-like one in which only the shell is.
 CONTRASTS: tuple[tuple[float, float, float], ...] = ((1.0, 1.4, 1.8), (0.8, 1.25, 0.65))
 SCALE = 400.0  # scanner units of a relative signal of 1
 TEXTURE = 0.05  # standard deviation of the tissue's own variation, relative to its signal
-MAX_REDRAWS = 20
 
 
 def phantom_case(
@@ -47,17 +46,11 @@ def phantom_case(
         ValueError: the shape leaves no room for both structures.
     """
     size, edge = tuple(shape), np.asarray(spacing, dtype=float)
-    grid = _grid(size, edge)
-    for _ in range(MAX_REDRAWS):
-        label = _draw_labels(rng, grid, edge)
-        if min(np.count_nonzero(label == value) for value in (1, 2)) >= 8:
-            break
-    else:
-        msg = f"a phantom of {'×'.join(map(str, size))} voxels has no room for two structures; make it larger"
-        raise ValueError(msg)
+    grid = voxel_grid(size, edge)
+    label = draw_organ(rng, grid, edge)
     extent = edge * size
-    body = _ellipsoid(grid, np.zeros(len(size)), extent * rng.uniform(0.44, 0.49, len(size))) < 1
-    blobs = _draw_blobs(rng, grid, extent, body & (label == 0))
+    body = ellipsoid(grid, np.zeros(len(size)), extent * rng.uniform(0.44, 0.49, len(size))) < 1
+    blobs = draw_blobs(rng, grid, extent, body & (label == 0))
     scale = SCALE * rng.uniform(0.8, 1.2)
     image = np.stack(
         [
@@ -81,53 +74,6 @@ def hide_labels(rng: np.random.Generator, label: NDArray[np.uint8], value: int, 
     label[field > np.quantile(field, 1 - share)] = value
 
 
-def _grid(shape: tuple[int, ...], edge: Array) -> Array:
-    """Return the position (D, *shape) of every voxel in mm, the volume's centre being the origin."""
-    axes = [(np.arange(size) - (size - 1) / 2) * step for size, step in zip(shape, edge, strict=True)]
-    return np.stack(np.meshgrid(*axes, indexing="ij"))
-
-
-def _ellipsoid(grid: Array, centre: Array, radii: Array) -> Array:
-    """Return how far out every voxel lies, 1 being the surface."""
-    columns = (slice(None), *[None] * (grid.ndim - 1))
-    distance: Array = np.sqrt((((grid - centre[columns]) / radii[columns]) ** 2).sum(axis=0))
-    return distance
-
-
-def _smooth_field(rng: np.random.Generator, shape: tuple[int, ...], edge: Array, length: Array | float) -> Array:
-    """Return a smooth random field with mean 0 and standard deviation 1; `length` is its correlation in mm."""
-    sigma = np.broadcast_to(length, len(shape)) / edge
-    field: Array = gaussian_filter(rng.normal(size=shape), sigma, mode="reflect")
-    field = field - field.mean()
-    return field / max(float(field.std()), 1e-12)
-
-
-def _draw_labels(rng: np.random.Generator, grid: Array, edge: Array) -> NDArray[np.uint8]:
-    shape = grid.shape[1:]
-    extent = edge * shape
-    axes = len(shape)
-    centre = extent * rng.uniform(-0.1, 0.1, axes)
-    radii = extent * rng.uniform(0.22, 0.32, axes)
-    direction = rng.normal(size=axes)
-    core_centre = centre + 0.25 * radii * direction / np.linalg.norm(direction)
-    core_radii = radii * rng.uniform(0.55, 0.7, axes)
-    organ = _ellipsoid(grid, centre, radii) + 0.12 * _smooth_field(rng, shape, edge, extent / 8)
-    core = _ellipsoid(grid, core_centre, core_radii) + 0.12 * _smooth_field(rng, shape, edge, extent / 10)
-    label = (organ < 1).astype(np.uint8)
-    label[(core < 1) & (organ < 0.95)] = 2
-    return label
-
-
-def _draw_blobs(rng: np.random.Generator, grid: Array, extent: Array, free: NDArray[np.bool_]) -> Array:
-    """Return the relative signal that small blobs in the tissue add; they look like the structures but are not."""
-    signal = np.zeros(grid.shape[1:])
-    for _ in range(rng.integers(2, 6)):
-        centre = extent * rng.uniform(-0.4, 0.4, len(extent))
-        blob = _ellipsoid(grid, centre, extent * rng.uniform(0.03, 0.07, len(extent))) < 1
-        signal[blob & free] = rng.uniform(-0.3, 0.5)
-    return signal
-
-
 def _signal(
     rng: np.random.Generator,
     contrast: tuple[float, float, float],
@@ -145,9 +91,9 @@ def _signal(
 def _acquire(rng: np.random.Generator, signal: Array, edge: Array, noise: float, bias: float) -> Array:
     """Add what tissue and scanner add: texture, partial volume, bias field, Rician noise."""
     shape = signal.shape
-    textured = signal * (1 + TEXTURE * _smooth_field(rng, shape, edge, float(edge.min())))
+    textured = signal * (1 + TEXTURE * smooth_field(rng, shape, edge, float(edge.min())))
     blurred = gaussian_filter(textured, 0.5)
-    biased = blurred * np.exp(bias * _smooth_field(rng, shape, edge, edge * shape / 3))
+    biased = blurred * np.exp(bias * smooth_field(rng, shape, edge, edge * shape / 3))
     real, imaginary = rng.normal(scale=noise, size=(2, *shape))
     acquired: Array = np.hypot(biased + real, imaginary)
     return acquired

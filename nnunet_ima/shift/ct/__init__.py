@@ -1,0 +1,1 @@
+"""Disturbances of CT scans in Hounsfield units, one file each."""

@@ -1,0 +1,1 @@
+"""Disturbances of scans of any modality, one file each."""

@@ -1,0 +1,1 @@
+"""Disturbances of MR scans, one file each."""
