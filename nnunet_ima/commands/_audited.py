@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from nnunet_ima.inference.cases import Case
     from nnunet_ima.inference.dicom_cases import PendingCase
     from nnunet_ima.inference.model import TrainedModel
-    from nnunet_ima.segmentation.settings import Settings
+    from nnunet_ima.segmentation.settings import Settings, Shift
 
+SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 C = TypeVar("C", bound="Case | PendingCase")
 
 
@@ -127,5 +128,29 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
         margins=not command.no_margins,
         tolerance=command.tolerance,
         save_adversarial=command.save_adversarial,
+        shift=_shift(command, next(iter(models.values()))),
         smoothings=tuple(Smoothing(sigma, command.samples) for sigma in sorted(set(command.certify))),
     )
+
+
+def _shift(command: Attack, model: TrainedModel) -> Shift | None:
+    """The disturbances asked for."""
+    if command.shift is None:
+        return None
+    from nnunet_ima.segmentation.settings import Shift
+    from nnunet_ima.shift import DISTURBANCES, find_disturbance
+    from nnunet_ima.shift.through_torchio import torchio
+
+    ending = model.dataset_json["file_ending"]
+    if ending not in SCANS:
+        msg = f"--shift disturbs scans ({', '.join(SCANS)}), and the model's images are {ending} files"
+        raise ValueError(msg)
+    modality = command.shift if command.shift == "any" else command.shift.upper()
+    fitting = [it.name for it in DISTURBANCES.values() if {modality, "any"} & set(it.modalities)]
+    for name in command.disturbances:
+        if find_disturbance(name).name not in fitting:
+            msg = f"--disturbances {name} does not happen to scans of --shift {command.shift}; {', '.join(fitting)} do"
+            raise ValueError(msg)
+    torchio()  # missing, it is to be missed before hours of work
+    chosen = tuple(dict.fromkeys(command.disturbances)) or tuple(fitting)
+    return Shift(modality, chosen, tuple(sorted(set(command.severities))))

@@ -109,6 +109,15 @@ class Attack:
     check_cases: int = 2
     """Cases that are measured again to judge the evidence (more steps, black box, very large noise)."""
 
+    shift: Literal["mr", "ct", "any"] | None = None
+    """Look at realistic disturbances of scans of this modality, too: noise, motion, contrast, resolution, geometry."""
+
+    disturbances: tuple[str, ...] = ()
+    """Names of those to look at; by default all that can happen to such scans."""
+
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Severities of the disturbances, from 1 to 5."""
+
     certify: tuple[float, ...] = ()
     """Certify each case by randomised smoothing, with noise of these sizes (σ of the normalised image, per voxel)."""
 
@@ -256,6 +265,12 @@ class Attack:
             if not (math.isfinite(value) and value > 0):
                 msg = f"--certify must be numbers above 0, got {value:g}"
                 raise ValueError(msg)
+        if self.disturbances and self.shift is None:
+            msg = "--disturbances belong to --shift: name the modality of the scans (mr, ct or any)"
+            raise ValueError(msg)
+        if not self.severities or not all(1 <= severity <= 5 for severity in self.severities):
+            msg = f"--severities must be numbers from 1 to 5, got {' '.join(map(str, self.severities)) or 'none'}"
+            raise ValueError(msg)
         for case in self.cases:
             check_name(case, "--cases")
         check_output(self.output)

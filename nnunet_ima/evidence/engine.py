@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from nnunet_ima.evidence.store import Store, level_key
 
@@ -59,6 +59,10 @@ class Engine:
 
     def __init__(self, store: Store, done: Callable[[Unit], None] | None = None) -> None:
         self.store, self.done = store, done
+
+    def holds(self, unit: Unit, kind: type[Any]) -> bool:
+        """Whether the result of a unit is stored."""
+        return self.store.get(kind, *unit.place, given=unit.given) is not None
 
     def result(self, unit: Unit, kind: type[R], measure: Callable[[Unit], R]) -> R:
         """Return the stored result of a unit; if there is none, or one built upon other results, measure and store it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nnunet_ima.evidence.records import Certificate, Failure, Judgement, Margin, Result
+from nnunet_ima.evidence.records import Certificate, Failure, Judgement, Margin, Result, Shifted
 
 
 @dataclass
@@ -15,6 +15,7 @@ class Findings:
         records: one for each model, case, attack and ε, and for each model and case without noise.
         margins: one for each model and case.
         certificates: one for each model, case and σ of smoothing.
+        shifted: one for each model, case, disturbance and severity.
         verdicts: of all models; see `evidence.verdict`.
         failed: cases that could not be measured.
     """
@@ -22,6 +23,7 @@ class Findings:
     records: list[Result] = field(default_factory=list)
     margins: list[Margin] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
+    shifted: list[Shifted] = field(default_factory=list)
     verdicts: list[Judgement] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
 

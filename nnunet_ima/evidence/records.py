@@ -206,6 +206,33 @@ class Certificate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shifted(Score):
+    """Score of a case under a realistic disturbance of its raw images; see `nnunet_ima.shift`.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        disturbance: its name; "untouched" for the scan that was only written and read again.
+        severity: 1 to 5; 0 for the untouched scan.
+        level: the severity as a physical quantity.
+        unit: of the level.
+        parameters: that were drawn, as JSON.
+        changed: mean absolute change of the intensities, as a share of their standard deviation; 1 on another grid.
+        clean_dice: without any disturbance.
+    """
+
+    model: str
+    case: str
+    disturbance: str
+    severity: int
+    level: float
+    unit: str
+    parameters: str
+    changed: float
+    clean_dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackedAgain:
     """Dice under an attack that only serves to judge the evidence."""
 

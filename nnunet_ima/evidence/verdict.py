@@ -118,7 +118,8 @@ def judgements(model: str, checks: Sequence[Check]) -> list[Judgement]:
     ]
 
 
-def _judge(check: str, passed: bool | None, figure: str) -> Check:
+def judge(check: str, passed: bool | None, figure: str) -> Check:
+    """Return a check's outcome; None: it was not run."""
     return Check(check, NOT_RUN if passed is None else PASSED if passed else FAILED, figure)
 
 
@@ -126,7 +127,7 @@ def _gradients(courses: Sequence[Course]) -> Check:
     traces = [course.trace for course in courses if course.trace.steps]
     steps, zero, broken = (sum(getattr(trace, key) for trace in traces) for key in ("steps", "zero", "not_finite"))
     passed = None if steps == 0 else broken == 0 and zero <= VANISHED * steps
-    return _judge(
+    return judge(
         "gradients are finite and do not vanish", passed, f"{zero} zero and {broken} not finite of {steps} gradients"
     )
 
@@ -137,9 +138,9 @@ def _converged(courses: Sequence[Course]) -> Check:
     rises = [_late_rise(trace.loss) for trace in unfinished if trace.keeps_form and len(trace.loss) >= 20]
     name = "the loss has stopped rising at the last step"
     if not rises:
-        return _judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")
+        return judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")
     figure = f"from the last but one to the last tenth it rises by {100 * fmean(rises):.1f} % of its range"
-    return _judge(name, fmean(rises) < STILL_RISING, figure)
+    return judge(name, fmean(rises) < STILL_RISING, figure)
 
 
 def _cases(probes: Sequence[Probe]) -> int:
@@ -157,53 +158,53 @@ def _attacked_again(name: str, found: Sequence[float], allowed: float, probes: S
     """Judge what another attack finds beyond the first one, in the mean of the probes."""
     gains = [probe.quality - quality for probe, quality in zip(probes, found, strict=True)]
     if not gains:
-        return _judge(name, None, "no cases probed")
+        return judge(name, None, "no cases probed")
     figure = f"{word} lower by {max(fmean(gains), 0.0):.3f} in the mean of {_cases(probes)}"
-    return _judge(name, fmean(gains) <= allowed, figure)
+    return judge(name, fmean(gains) <= allowed, figure)
 
 
 def _huge_noise(probes: Sequence[Probe], word: str) -> Check:
     found = [probe.huge for probe in probes]
     figure = f"{word} {fmean(found):.3f} at ε = {probes[0].eps_huge:g}" if found else "no cases probed"
-    return _judge("very large noise breaks the model", fmean(found) <= STANDS if found else None, figure)
+    return judge("very large noise breaks the model", fmean(found) <= STANDS if found else None, figure)
 
 
 def _random_noise(attempts: Sequence[Attempt]) -> Check:
     compared = [(attempt.white, attempt.quality) for attempt in attempts if attempt.white is not None]
     beaten = sum(white < quality - 1e-3 for white, quality in compared)
     figure = f"random noise did better in {beaten} of {len(compared)} results"
-    return _judge("no random noise beats an attack", beaten == 0 if compared else None, figure)
+    return judge("no random noise beats an attack", beaten == 0 if compared else None, figure)
 
 
 def _black_box(probes: Sequence[Probe], word: str) -> Check:
     name, gains = "no black-box attack beats the gradient", [probe.quality - probe.black_box for probe in probes]
     if not gains:
-        return _judge(name, None, "no cases probed")
+        return judge(name, None, "no cases probed")
     found, before = fmean(probe.black_box for probe in probes), fmean(probe.quality for probe in probes)
     figure = f"{probes[0].black_box_name}: {word} {found:.3f} against {before:.3f}, mean of {_cases(probes)}"
-    return _judge(name, max(gains) <= GAIN, figure)
+    return judge(name, max(gains) <= GAIN, figure)
 
 
 def _ranks(attempts: Sequence[Attempt]) -> Check:
     levels = {attempt.eps for attempt in attempts}
     dead = {eps for eps in levels if all(it.quality < 0.01 for it in attempts if it.eps == eps)}
     figure = f"all cases are at 0 for {len(dead)} of {len(levels)} noise levels"
-    return _judge("the noise levels leave something to rank", dead != levels if levels else None, figure)
+    return judge("the noise levels leave something to rank", dead != levels if levels else None, figure)
 
 
 def _deterministic(probes: Sequence[Probe]) -> Check:
     differences = [probe.repeat_difference for probe in probes]
     figure = f"largest difference of logits {max(differences):.2g}" if differences else "no cases probed"
-    return _judge("the model is deterministic", max(differences) == 0 if differences else None, figure)
+    return judge("the model is deterministic", max(differences) == 0 if differences else None, figure)
 
 
 def _inside_the_ball(attempts: Sequence[Attempt]) -> Check:
     excess = [attempt.noise / attempt.bound for attempt in attempts]
     figure = f"largest noise {max(excess):.6f} of its bound" if excess else "no noise"
-    return _judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
+    return judge("the noise stays inside its bound", max(excess) <= 1 + 1e-5 if excess else None, figure)
 
 
 def _precision(probes: Sequence[Probe], word: str) -> Check:
     gains = [probe.quality - probe.full_precision for probe in probes if probe.full_precision is not None]
     figure = f"in full precision {word} is lower by {max(fmean(gains), 0.0):.3f} in the mean of {len(gains)}"
-    return _judge("mixed precision does not weaken the attack", fmean(gains) <= GAIN, figure)
+    return judge("mixed precision does not weaken the attack", fmean(gains) <= GAIN, figure)

@@ -7,6 +7,7 @@ from typing import Any
 
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
+from nnunet_ima.report.shift_table import shift_sections
 from nnunet_ima.report.wording import NOTHING, VERDICT, conclusion, interval_text, number, without_value
 
 
@@ -41,6 +42,7 @@ def results(summary: dict[str, Any]) -> list[Section]:
         threshold = summary["margins"][0]["threshold"]
         title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
+    sections += shift_sections(summary)
     sections += _certified(summary)
     for model in models[1:]:
         rows = [row for row in summary["paired"] if row["model"] == model]

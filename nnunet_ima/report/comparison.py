@@ -9,7 +9,7 @@ from statistics import fmean
 
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.canvas import drawn_figure
-from nnunet_ima.segmentation.summary import interval
+from nnunet_ima.segmentation.statistics import interval
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ LIMITS = (
     "same size.",
     "Only the cases named here were tested. Other patients, sites, scanners and protocols can fare worse.",
     "Noise is added to the images before the model's preprocessing ends, within the stated norm; changes of contrast, "
-    "geometry, resolution or field of view are another question.",
+    "geometry, resolution or field of view are another question. Where realistic disturbances were looked at, each was "
+    "drawn once for a case: a worse draw of the same size may be found.",
     "Dice compares volumes. A small error at a place that matters weighs little in it.",
 )
 
@@ -193,6 +194,8 @@ def _results(material: Material) -> tuple[Block, ...]:
         blocks.append(chart(dice_chart(summary, unit), "Mean Dice against noise, with 95 % intervals.", "dice.png"))
     if summary["margins"]:
         blocks.append(chart(margin_chart(summary, unit), "Share of cases that still stand.", "margins.png"))
+    if (file := folder / "shift.png").is_file() and summary["shift"]:
+        blocks.append(Picture(file, "Mean Dice under realistic disturbances of rising severity."))
     return tuple(blocks) or (Text("Nothing was attacked.", "warning"),)
 
 

@@ -29,6 +29,7 @@ from nnunet_ima.report.html import html
 from nnunet_ima.report.kept import Kept
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.material import Material, of_case, read_material, write_material
+from nnunet_ima.report.shift_figure import draw_shift
 from nnunet_ima.report.volumes import fit
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.summary import summarise, write_summary
@@ -69,6 +70,9 @@ def publish(
     if summary["margins"]:
         draw_margins(summary, folder / "margins.png")
         figures.append("margins.png")
+    if summary["shift"]:
+        draw_shift(summary, folder / "shift.png")
+        figures.append("shift.png")
     kept = Kept(findings, cases, folder, volumes or Volumes())
     for name, pipeline in pipelines.items():
         worst = kept.worst(name, pipeline)

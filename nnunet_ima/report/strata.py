@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.document import Block, Section, Table, Text
 from nnunet_ima.report.wording import interval_text
-from nnunet_ima.segmentation.summary import interval
+from nnunet_ima.segmentation.statistics import interval
 
 FEW = 10  # cases, below which a mean says little
 

@@ -88,6 +88,8 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
     looks += sum(entry.guesses + entry.samples for entry in settings.smoothings)
+    if settings.shift:
+        looks += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])

@@ -25,6 +25,8 @@ from nnunet_ima.segmentation.certificate import certificate
 from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.probes import probe
 from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.shift_summary import shift_checks
+from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
@@ -65,6 +67,8 @@ def run_audit(
     engine, volumes = Engine(store), volumes or Volumes()
     findings = Findings()
     per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
+    if settings.shift:
+        per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
         for name, pipeline in pipelines.items():
             bar.set_description(name)
@@ -74,6 +78,7 @@ def run_audit(
             findings.records += audit.found.records
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
+            findings.shifted += audit.found.shifted
             findings.verdicts += audit.found.verdicts
             findings.failed += audit.found.failed
     return findings
@@ -124,7 +129,9 @@ class _ModelAudit:
                 probed.append(probe(audit or self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
-        self.found.verdicts += judgements(self.name, verdict(self.attempts, self.courses, probed))
+        checks = verdict(self.attempts, self.courses, probed) if records or not self.found.shifted else []
+        checks += shift_checks(self.found.shifted) if self.found.shifted else []
+        self.found.verdicts += judgements(self.name, checks)
 
     def _measure(self, audit: CaseAudit, watch: Watch) -> None:
         found, attempts, margins = [audit.clean()], [], []
@@ -141,10 +148,15 @@ class _ModelAudit:
         for smoothing in self.settings.smoothings:
             certificates.append(certificate(audit, smoothing, watch))
             self.bar.update()
+        disturbed = []
+        for record in shifted(audit, self.settings.shift, watch) if self.settings.shift else ():
+            disturbed.append(record)
+            self.bar.update()
         audit.finish()
         self.found.records += found  # all of a case or nothing, so that means compare like with like
         self.found.margins += margins
         self.found.certificates += certificates
+        self.found.shifted += disturbed
         self.attempts += attempts
         self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 

@@ -9,6 +9,21 @@ from nnunet_ima.segmentation.smoothing import Smoothing
 
 
 @dataclass(frozen=True)
+class Shift:
+    """Which disturbances an audit looks at.
+
+    Attributes:
+        modality: of the scans: "MR", "CT" or "any".
+        disturbances: names.
+        severities: from 1 to 5.
+    """
+
+    modality: str
+    disturbances: tuple[str, ...]
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What an audit measures.
 
@@ -25,6 +40,7 @@ class Settings:
         tolerance: distance in mm up to which surfaces agree, for the normalised surface Dice.
         save_adversarial: keep the adversarial volumes.
         smoothings: of the certificates that are wanted.
+        shift: realistic disturbances that are looked at; None: none.
     """
 
     attacks: tuple[str, ...]
@@ -39,6 +55,7 @@ class Settings:
     tolerance: float
     save_adversarial: bool
     smoothings: tuple[Smoothing, ...] = ()
+    shift: Shift | None = None
 
     def question(self) -> dict[str, Any]:
         """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""

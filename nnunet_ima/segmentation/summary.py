@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap, wilcoxon
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
@@ -19,6 +17,8 @@ from nnunet_ima.evidence.records import Certificate, Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.shift_summary import shift_models, shift_paired, shift_rows
+from nnunet_ima.segmentation.statistics import compared, interval
 from nnunet_ima.tasks.dice import dice_of_counts
 
 WORST = "worst of all"  # per case, over all attacks of the audit
@@ -41,6 +41,9 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         margins: of each model; see `_margins`.
         certificates: of each model and σ of smoothing; see `_certificates`.
         paired_certificates: the certified Dice of each further model minus that of the first one, case by case.
+        shift: of each model, disturbance and severity; see `shift_summary.shift_rows`.
+        shift_models: of each model over all of them; see `shift_summary.shift_models`.
+        paired_shift: of each further model; see `shift_summary.shift_paired`.
         paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
         paired_margins: the same of the robustness margins; see `_paired_margins`.
         verdicts, failed: as found.
@@ -57,6 +60,9 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "margins": margins,
         "certificates": [_certificates(group) for group in _by_sigma(findings).values()],
         "paired_certificates": _paired_certificates(models, findings),
+        "shift": (rows := shift_rows(findings.shifted)),
+        "shift_models": shift_models(rows),
+        "paired_shift": shift_paired(findings.shifted),
         "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
         "paired_margins": [
             row
@@ -174,7 +180,7 @@ def _paired(first: str, second: str, groups: dict[tuple[str, float, str], list[R
         others = {record.case: record.dice for record in groups.get((second, eps, attack), [])}
         differences = [others[record.case] - record.dice for record in group if record.case in others]
         if model == first and differences:
-            yield {"model": second, "against": first, "attack": attack, "eps": eps, **_compared(differences)}
+            yield {"model": second, "against": first, "attack": attack, "eps": eps, **compared(differences)}
 
 
 def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -190,7 +196,7 @@ def _paired_margins(first: dict[str, Any], second: dict[str, Any]) -> Iterator[d
         (largest[1] if after is None else after) - (largest[0] if before is None else before) for before, after in pairs
     ]
     names = {"model": second["model"], "against": first["model"]}
-    yield {**names, **_compared(differences), "censored": sum(None in pair for pair in pairs)}
+    yield {**names, **compared(differences), "censored": sum(None in pair for pair in pairs)}
 
 
 def _by_sigma(findings: Findings) -> dict[tuple[str, float], list[Certificate]]:
@@ -224,39 +230,8 @@ def _paired_certificates(models: Sequence[str], findings: Findings) -> list[dict
         first = {entry.case: entry.dice for entry in groups.get((models[0], sigma), [])}
         differences = [entry.dice - first[entry.case] for entry in group if entry.case in first]
         if model != models[0] and differences:
-            rows.append({"model": model, "against": models[0], "sigma": sigma, **_compared(differences)})
+            rows.append({"model": model, "against": models[0], "sigma": sigma, **compared(differences)})
     return rows
-
-
-def _compared(differences: Sequence[float]) -> dict[str, Any]:
-    """Statistics of differences between two models, with the p of a Wilcoxon signed-rank test; None without any."""
-    return {
-        "cases": len(differences),
-        "mean_difference": fmean(differences),
-        "interval": interval(differences),
-        "better": sum(difference > 0 for difference in differences),
-        "worse": sum(difference < 0 for difference in differences),
-        "p": float(wilcoxon(differences).pvalue) if any(differences) else None,
-    }
-
-
-def interval(values: Sequence[float]) -> list[float] | None:
-    """Bootstrap interval (95 %, bias-corrected and accelerated) of the mean; None for less than two values."""
-    if len(values) < 2:
-        return None
-    if len(set(values)) == 1:
-        return [values[0], values[0]]
-
-    def at(method: str) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a degenerate distribution, which is looked for below
-            rng = np.random.default_rng(0)
-            return bootstrap((values,), np.mean, method=method, n_resamples=9999, rng=rng).confidence_interval
-
-    found = at("BCa")
-    if not np.isfinite([found.low, found.high]).all():
-        found = at("percentile")
-    return [float(found.low), float(found.high)]
 
 
 def _pooled(counts: Sequence[Sequence[int]]) -> float | None:

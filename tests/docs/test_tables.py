@@ -19,6 +19,7 @@ from nnunet_ima.datasets.tasks import load_task, task_names
 from nnunet_ima.evidence.verdict import verdict
 from nnunet_ima.methods import METHODS, method_class, options
 from nnunet_ima.ranges import Choice, Range
+from nnunet_ima.shift import DISTURBANCES
 from nnunet_ima.training.settings import SCHEDULE, Settings, resolve_settings
 
 TRAIN, CLASSIFY, AUDIT, COMPARE = (ROOT / "docs" / f"{name}.md" for name in ("train", "classify", "audit", "compare"))
@@ -45,6 +46,20 @@ def told(value: Any) -> str:
     if isinstance(value, tuple):
         return "`" + re.sub(r"\.0\b", "", str(value).replace("(", "[").replace(")", "]")) + "`"
     return f"`{value}`" if isinstance(value, str) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def test_disturbances() -> None:
+    known = {row[0].strip("`"): row[1:] for row in rows(ROOT / "docs" / "shift.md")[1:]}
+    wanted = {
+        it.name: [
+            ", ".join(it.modalities),
+            " ".join(f"{severity:g}" for severity in it.severities),
+            it.unit,
+            it.reference,
+        ]
+        for it in DISTURBANCES.values()
+    }
+    assert {name: row for name, row in known.items() if name in wanted} == wanted
 
 
 def test_the_schedule() -> None:

@@ -1,0 +1,125 @@
+"""What an audit's disturbances say over all cases, and whether they were what they should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from nnunet_ima.evidence.records import Shifted
+from nnunet_ima.evidence.verdict import Check, judge
+from nnunet_ima.segmentation.shifted import UNTOUCHED
+from nnunet_ima.segmentation.statistics import compared, interval
+
+ALIKE = 1e-3  # Dice that may be lost by writing and reading a scan
+COUNTED = ("reoriented", "misoriented")  # more changes of the axes are not worse
+RISES = 0.005  # mean Dice over all disturbances that a worse severity may gain
+
+
+def shift_rows(records: Sequence[Shifted]) -> list[dict[str, Any]]:
+    """Statistics of each model, disturbance and severity; the untouched scans are left out.
+
+    Returns:
+        Rows with mean Dice and its interval, the worst case, and the mean fall from the Dice without a disturbance.
+    """
+    groups: dict[tuple[str, str, int], list[Shifted]] = {}
+    for record in records:
+        if record.disturbance != UNTOUCHED:
+            groups.setdefault((record.model, record.disturbance, record.severity), []).append(record)
+    return [_row(group) for group in groups.values()]
+
+
+def _row(group: Sequence[Shifted]) -> dict[str, Any]:
+    first, worst = group[0], min(group, key=lambda record: record.dice)
+    dice = [record.dice for record in group]
+    return {
+        "model": first.model,
+        "disturbance": first.disturbance,
+        "severity": first.severity,
+        "level": first.level,
+        "unit": first.unit,
+        "cases": len(group),
+        "mean_dice": fmean(dice),
+        "interval": interval(dice),
+        "worst_dice": worst.dice,
+        "worst_case": worst.case,
+        "fall": fmean(record.clean_dice - record.dice for record in group),
+        "missed": sum(len(record.missed) for record in group),
+    }
+
+
+def shift_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means of each model over all disturbances and severities, and its errors as a share of the first model's.
+
+    The mean corruption error is that of ImageNet-C (Hendrycks & Dietterich 2019): per disturbance, the sum of 1 - Dice
+    over the severities divided by the first model's, then the mean. The relative one takes the falls instead of the
+    errors, over all disturbances together, as a single one may cost nothing.
+    """
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    found = []
+    for model in models:
+        own = [row for row in rows if row["model"] == model]
+        reference = [row for row in rows if row["model"] == models[0]]
+        fall, fall_of_first = sum(row["fall"] for row in own), sum(row["fall"] for row in reference)
+        found.append(
+            {
+                "model": model,
+                "mean_dice": fmean(row["mean_dice"] for row in own),
+                "fall": fmean(row["fall"] for row in own),
+                "error": _corruption_error(own, reference),
+                "relative": fall / fall_of_first if fall_of_first > 0 else None,
+            }
+        )
+    return found
+
+
+def _corruption_error(own: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]]) -> float | None:
+    def errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+        names = dict.fromkeys(row["disturbance"] for row in rows)
+        return {name: sum(1 - row["mean_dice"] for row in rows if row["disturbance"] == name) for name in names}
+
+    mine, first = errors(own), errors(reference)
+    ratios = [mine[name] / first[name] for name in mine if first.get(name)]
+    return fmean(ratios) if ratios else None
+
+
+def shift_paired(records: Sequence[Shifted]) -> list[dict[str, Any]]:
+    """Each further model against the first: a case's mean Dice over all disturbances and severities, case by case."""
+    of_model: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        if record.disturbance != UNTOUCHED:
+            of_model.setdefault(record.model, {}).setdefault(record.case, []).append(record.dice)
+    models = list(of_model)
+    rows = []
+    for model in models[1:]:
+        first, own = of_model[models[0]], of_model[model]
+        differences = [fmean(own[case]) - fmean(first[case]) for case in own if case in first]
+        if differences:
+            rows.append({"model": model, "against": models[0], **compared(differences)})
+    return rows
+
+
+def shift_checks(records: Sequence[Shifted]) -> list[Check]:
+    """Judge the disturbances of one model."""
+    untouched = [record for record in records if record.disturbance == UNTOUCHED]
+    touched = [record for record in records if record.disturbance != UNTOUCHED]
+    lost = max((abs(record.dice - record.clean_dice) for record in untouched), default=None)
+    idle = [f"{record.disturbance}@{record.severity} of {record.case}" for record in touched if record.changed == 0]
+    rising = [record for record in touched if record.disturbance not in COUNTED]
+    severities = sorted({record.severity for record in rising})
+    means = [fmean(record.dice for record in rising if record.severity == severity) for severity in severities]
+    gain = max((later - earlier for earlier, later in pairwise(means)), default=None)
+    return [
+        judge(
+            "a scan that is written and read again is predicted alike",
+            None if lost is None else lost <= ALIKE,
+            "no scan was looked at" if lost is None else f"Dice differs by {lost:.4f} at most",
+        ),
+        judge("every disturbance changes the scan", not idle if touched else None, ", ".join(idle[:3]) or "all do"),
+        judge(
+            "worse severities are worse in the mean",
+            None if gain is None else gain <= RISES,
+            " → ".join(f"{mean:.3f}" for mean in means),
+        ),
+    ]

@@ -1,0 +1,141 @@
+"""A case under realistic disturbances: of the raw images, so that preprocessing sees them as it would in practice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
+
+import numpy as np
+
+from nnunet_ima.evidence.engine import Unit
+from nnunet_ima.evidence.records import Score, Shifted
+from nnunet_ima.inference.volume import Volume, read_volume
+from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.scores import score
+from nnunet_ima.segmentation.settings import Shift
+from nnunet_ima.segmentation.target import Watch
+from nnunet_ima.shift import Disturbance, Scan, find_disturbance
+from nnunet_ima.shift.scan_files import read_scan, write_scan
+
+UNTOUCHED = "untouched"  # the scan, written and read again
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A disturbed case, preprocessed.
+
+    Attributes:
+        volume: as the network gets it.
+        parameters: of the disturbance.
+        changed: mean absolute change of the raw images, as a share of their standard deviation.
+    """
+
+    volume: Volume
+    parameters: dict[str, object]
+    changed: float
+
+
+def shifted(case: CaseAudit, shift: Shift, watch: Watch | None = None) -> Iterator[Shifted]:
+    """Measure a case under each disturbance and severity, and once untouched; while one is predicted, the next is made.
+
+    The same random numbers are drawn for all severities of a disturbance, so that they differ in strength alone.
+    Disturbances that cannot happen to this scan (a single channel cannot be swapped) are left out, and so are those
+    that leave none of its structures in the image.
+
+    Args:
+        case: the case.
+        shift: what to look at.
+        watch: told of the progress.
+
+    Raises:
+        ValueError: the case cannot be read as a volume, or not be disturbed.
+    """
+    scan = read_scan(case.case.images, case.case.label, shift.modality)
+    found = [find_disturbance(name) for name in shift.disturbances]
+    wanted: list[tuple[Disturbance | None, int]] = [(None, 0)]
+    wanted += [(it, severity) for it in found if not it.refusal(scan) for severity in shift.severities]
+    missing = [entry for entry in wanted if not case.engine.holds(_unit(case, *entry), Shifted)]
+    prepared = _ahead(lambda entry: _prepare(case, scan, *entry), missing)
+    for entry in wanted:
+
+        def measure(unit: Unit, entry: tuple[Disturbance | None, int] = entry) -> Shifted:
+            return _measure(case, next(prepared), *entry, watch)
+
+        try:
+            yield case.engine.result(_unit(case, *entry), Shifted, measure)
+        except _NothingLeftError:
+            continue
+
+
+class _NothingLeftError(Exception):
+    """The disturbance has moved every structure out of the image: Dice is undefined, and no model's fault."""
+
+
+def _unit(case: CaseAudit, disturbance: Disturbance | None, severity: int) -> Unit:
+    if disturbance is None:
+        return case.unit(f"shift/{UNTOUCHED}", 0)
+    told = f"{disturbance.severities[severity - 1]:g} {disturbance.unit}"
+    return case.unit(f"shift/{disturbance.name}", severity, given=(told,))
+
+
+def _prepare(case: CaseAudit, scan: Scan, disturbance: Disturbance | None, severity: int) -> _Prepared:
+    parameters: dict[str, object] = {}
+    disturbed = scan
+    if disturbance is not None:
+        words = (case.settings.seed, case.case.name, "shift", disturbance.name)
+        rng = np.random.default_rng(list("/".join(map(str, words)).encode()))
+        parameters = json.loads(json.dumps(disturbance.draw(severity, scan, rng)))
+        disturbed = disturbance.apply(scan, parameters)
+    model = case.pipeline.model
+    ending = model.dataset_json["file_ending"]
+    with case.engine.store.scratch() as folder:
+        images = [folder / f"scan_{channel:04d}{ending}" for channel in range(len(disturbed.channels))]
+        write_scan(disturbed, images, folder / f"label{ending}")
+        volume = read_volume(replace(case.case, images=tuple(images), label=folder / f"label{ending}"), model)
+    return _Prepared(volume, parameters, _change(scan, disturbed))
+
+
+def _change(scan: Scan, disturbed: Scan) -> float:
+    """Mean absolute change of intensities, as a share of their standard deviation; 1 on another grid."""
+    if scan.shape != disturbed.shape or not np.allclose(scan.affine, disturbed.affine):
+        return 1.0
+    return float(np.abs(disturbed.channels - scan.channels).mean() / max(float(scan.channels.std()), 1e-8))
+
+
+def _measure(
+    case: CaseAudit, made: _Prepared, disturbance: Disturbance | None, severity: int, watch: Watch | None
+) -> Shifted:
+    if not np.isin(made.volume.label, case.pipeline.model.label_manager.all_labels[1:]).any():
+        raise _NothingLeftError
+    predicted = case.predictions.predict(made.volume.image, made.volume)
+    scores = score(predicted, made.volume, case.pipeline.model, case.settings.tolerance)
+    name = UNTOUCHED if disturbance is None else disturbance.name
+    if watch is not None:
+        watch(f"{name}@{severity}", scores.dice)
+    return Shifted(
+        **{field.name: getattr(scores, field.name) for field in fields(Score)},
+        model=case.name,
+        case=case.case.name,
+        disturbance=name,
+        severity=severity,
+        level=disturbance.severities[severity - 1] if disturbance else 0.0,
+        unit=disturbance.unit if disturbance else "",
+        parameters=json.dumps(made.parameters),
+        changed=made.changed,
+        clean_dice=case.clean().dice,
+    )
+
+
+def _ahead(make: Callable[[T], U], items: Sequence[T]) -> Iterator[U]:
+    """What is made of each item, the next one in the background while this one is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        made = [pool.submit(make, item) for item in items[:1]]
+        for number in range(len(items)):
+            current = made.pop().result()
+            made += [pool.submit(make, item) for item in items[number + 1 : number + 2]]
+            yield current

@@ -1,0 +1,252 @@
+"""Realistic disturbances through nnU-Net: what is measured, judged, told, and not measured twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from nnunet_ima.commands.attack import main
+from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.records import Shifted
+from nnunet_ima.evidence.store import Store
+from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.pipeline import Pipeline
+from nnunet_ima.report.audit_table import audit_report
+from nnunet_ima.report.markdown import markdown
+from nnunet_ima.report.shift_figure import draw_shift
+from nnunet_ima.segmentation import shifted as module
+from nnunet_ima.segmentation.predictions import Predictions
+from nnunet_ima.segmentation.run import run_audit
+from nnunet_ima.segmentation.settings import Settings, Shift
+from nnunet_ima.segmentation.shift_summary import shift_checks, shift_models, shift_rows
+from nnunet_ima.segmentation.summary import summarise
+
+SETTINGS = Settings(
+    attacks=(),
+    eps=(),
+    unit="rms",
+    norm="L2",
+    reference_elements=None,
+    steps=None,
+    seed=0,
+    threshold=0.5,
+    margins=False,
+    tolerance=2.0,
+    save_adversarial=False,
+    shift=Shift("MR", ("rician-noise", "rotation", "field-of-view", "reoriented", "swapped-channels"), (1, 5)),
+)
+
+
+@pytest.fixture
+def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is predicted, counted."""
+    found: list[str] = []
+    predict = Predictions.predict
+
+    def counted(self: Predictions, image: Any, volume: Any) -> Any:
+        found.append(volume.case.images[0].name)
+        return predict(self, image, volume)
+
+    monkeypatch.setattr(Predictions, "predict", counted)
+    return found
+
+
+def audit(pipeline: Pipeline, cases: list[Case], folder: Path) -> Findings:
+    store = Store(folder, {"settings": SETTINGS.question(), "models": {"m": 0}, "cases": {}}, {})
+    return run_audit({"m": pipeline}, cases, SETTINGS, store, probes=0)
+
+
+def test_each_disturbance_is_measured_once_through_files(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, predicted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = audit(pipeline, cases[:1], tmp_path / "fresh")
+    found = {(record.disturbance, record.severity): record for record in fresh.shifted}
+    assert set(found) == {
+        ("untouched", 0),
+        *((name, severity) for name in SETTINGS.shift.disturbances[:4] for severity in (1, 5)),  # one channel: no swap
+    }
+    assert len(predicted) == 1 + 9
+    assert found["untouched", 0].dice == pytest.approx(found["untouched", 0].clean_dice, abs=1e-3)
+    assert found["rician-noise", 5].dice < found["rician-noise", 1].dice
+    assert found["rician-noise", 5].level == 0.2
+    angles = [json.loads(found["rotation", severity].parameters)["degrees"] for severity in (1, 5)]
+    assert np.allclose(np.array(angles[1]), 10 * np.array(angles[0]))  # the same draw, stronger
+    assert fresh.conclusive
+    predicted.clear()
+    assert audit(pipeline, cases[:1], tmp_path / "fresh").shifted == fresh.shifted
+    assert not predicted
+
+    measure = module._measure
+
+    def stopped(*arguments: Any) -> Shifted:
+        if len(predicted) > 4:
+            raise KeyboardInterrupt
+        return measure(*arguments)
+
+    monkeypatch.setattr(module, "_measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        audit(pipeline, cases[:1], tmp_path / "out")
+    monkeypatch.setattr(module, "_measure", measure)
+    done = len(predicted)
+    assert audit(pipeline, cases[:1], tmp_path / "out").shifted == fresh.shifted
+    assert len(predicted) == 10
+    assert done == 5
+    assert not list((tmp_path / "out").glob(".stored-*"))  # the disturbed scans
+
+
+def test_the_next_scan_is_made_while_one_is_in_use() -> None:
+    made: list[int] = []
+    found = module._ahead(lambda item: made.append(item) or 10 * item, [1, 2, 3])
+    assert next(found) == 10
+    assert list(found) == [20, 30]
+    assert made == [1, 2, 3]
+    assert list(module._ahead(lambda item: item, [])) == []
+
+
+def test_a_structure_that_leaves_the_image_is_no_failure(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def empty(scan: Any, images: Any, label: Path) -> None:
+        write(replace(scan, label=0 * scan.label), images, label)
+
+    write = module.write_scan
+    monkeypatch.setattr(module, "write_scan", empty)
+    found = audit(pipeline, cases[:1], tmp_path)
+    assert found.shifted == []
+    assert found.failed == []
+    assert not found.conclusive  # nothing was measured at all
+
+
+def one(model: str, case: str, disturbance: str, severity: int, dice: float) -> Shifted:
+    return Shifted(
+        dice=dice,
+        dice_per_class={"core": dice},
+        overlap={"core": (1, 1, 1)},
+        hd95_mm=None,
+        hd95_mm_per_class={"core": None},
+        nsd=dice,
+        nsd_per_class={"core": dice},
+        volume_error=0.1,
+        volume_error_per_class={"core": 0.1},
+        missed=(),
+        model=model,
+        case=case,
+        disturbance=disturbance,
+        severity=severity,
+        level=severity / 10,
+        unit="mm",
+        parameters="{}",
+        changed=float(severity > 0),
+        clean_dice=0.9,
+    )
+
+
+def records(model: str, loss: float) -> list[Shifted]:
+    """Dice falls by `loss` per severity under blur, by a tenth of it under gamma."""
+    found = [one(model, f"case_{n}", "untouched", 0, 0.9) for n in range(3)]
+    for n in range(3):
+        for severity in (1, 2):
+            found.append(one(model, f"case_{n}", "blur", severity, 0.9 - loss * severity))
+            found.append(one(model, f"case_{n}", "gamma", severity, 0.9 - 0.1 * loss * severity))
+    return found
+
+
+def test_errors_are_those_of_imagenet_c() -> None:
+    rows = shift_rows([*records("weak", 0.2), *records("hard", 0.1)])
+    assert [row["mean_dice"] for row in rows if (row["model"], row["disturbance"]) == ("weak", "blur")] == (
+        pytest.approx([0.7, 0.5])
+    )
+    weak, hard = shift_models(rows)
+    assert (weak["error"], weak["relative"]) == (1, 1)
+    assert hard["error"] == pytest.approx(((0.2 + 0.3) / (0.3 + 0.5) + (0.11 + 0.12) / (0.12 + 0.14)) / 2)
+    assert hard["relative"] == pytest.approx(0.5)
+    assert hard["fall"] == pytest.approx((0.1 + 0.2 + 0.01 + 0.02) / 4)
+
+
+def test_checks_fail_where_they_should() -> None:
+    sound = records("m", 0.1)
+    assert [check.result for check in shift_checks(sound)] == ["passed"] * 3
+    lost = [replace(it, dice=0.7) if it.disturbance == "untouched" else it for it in sound]
+    idle = [replace(it, changed=0.0) if it.disturbance == "gamma" else it for it in sound]
+    better = [replace(it, dice=0.95) if it.severity == 2 else it for it in sound]
+    for broken, place in ((lost, 0), (idle, 1), (better, 2)):
+        assert [check.result for check in shift_checks(broken)].index("failed") == place
+    assert [check.result for check in shift_checks([])] == ["not run"] * 3
+
+
+def test_the_report_has_a_table_for_each_model_and_compares_them(
+    make_findings: Callable[..., Findings], tmp_path: Path
+) -> None:
+    findings = make_findings()
+    findings.shifted = [*records("weak", 0.2), *records("hard", 0.1)]
+    summary = summarise(findings, replace(SETTINGS, attacks=("pgd",), eps=(1.0, 5.0)))
+    text = markdown(audit_report(summary, {}))
+    assert "## Realistic disturbances" in text
+    assert "| weak | 0.735 | +0.165 | 1.00 | 1.00 |" in " ".join(text.split()).replace(" | ", " | ")
+    assert "0.700 (0.1)" in text
+    assert "**hard** against weak: mean Dice of a case over all disturbances differs by +0.083 [0.083, 0.083]" in text
+    draw_shift(summary, tmp_path / "shift.png")
+    assert (tmp_path / "shift.png").stat().st_size > 5000
+
+
+ARGUMENTS = ["--eps", "0", "--no-tta", "--no-margins", "--check-cases", "0", "--limit", "1"]
+
+
+def test_the_command_tells_it_all(trained_model: Path, phantom: Any, tmp_path: Path, capsys: Any) -> None:
+    images = ["--images", str(phantom.raw / "imagesTr"), "--labels", str(phantom.raw / "labelsTr")]
+    command = ["--model", str(trained_model), *images, *ARGUMENTS, "--output", str(tmp_path / "out")]
+    main([*command, "--shift", "mr", "--disturbances", "gamma", "--severities", "5", "1"])
+    assert "Realistic disturbances" in capsys.readouterr().out
+    assert (tmp_path / "out" / "shift.png").is_file()
+    page = (tmp_path / "out" / "dossier.html").read_text()
+    assert 'id="shift"' in page
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [(row["disturbance"], row["severity"], row["level"]) for row in summary["shift"]] == [
+        ("gamma", 1, 1.2),
+        ("gamma", 5, 2.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--shift", "mr", "--disturbances", "magic"], "unknown disturbance 'magic'"),
+        (["--shift", "mr", "--disturbances", "dose"], "--disturbances dose does not happen to scans of --shift mr"),
+        (["--disturbances", "gamma"], "--disturbances belong to --shift"),
+        (["--shift", "mr", "--severities", "6"], "--severities must be numbers from 1 to 5, got 6"),
+    ],
+)
+def test_wrong_input(
+    trained_model: Path, phantom: Any, tmp_path: Path, capsys: Any, more: list[str], message: str
+) -> None:
+    images = ["--images", str(phantom.raw / "imagesTr"), "--labels", str(phantom.raw / "labelsTr")]
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", str(trained_model), *images, *ARGUMENTS, "--output", str(tmp_path / "out"), *more])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_that_are_no_scans_are_refused(trained_model: Path, tmp_path: Path) -> None:
+    from nnunet_ima.commands._audited import _shift
+    from nnunet_ima.commands.attack import Attack
+
+    model: Any = type("Model", (), {"dataset_json": {"file_ending": ".png"}})
+    with pytest.raises(ValueError, match=r"--shift disturbs scans .*, and the model's images are .png files"):
+        _shift(Attack(model=(trained_model,), shift="any"), model)
+
+
+def test_the_label_moves_with_the_image(pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:
+    """A model that segments well segments a moved case about as well: its label has moved, too."""
+    found = {(it.disturbance, it.severity): it for it in audit(pipeline, cases[:1], tmp_path).shifted}
+    still = nib.load(cases[0].label).get_fdata()
+    assert found["rotation", 1].dice > found["untouched", 0].dice - 0.1
+    true_positive, _, false_negative = next(iter(found["rotation", 5].overlap.values()))
+    assert true_positive + false_negative != (still == 1).sum()  # voxels of the turned label
