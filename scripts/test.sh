@@ -21,5 +21,5 @@ run ruff check .
 run ruff format --check .
 run lint-imports --no-cache
 run mypy
-run python -m pytest -n 2 --dist loadfile --durations=10 "$@"
+run python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10 "$@"
 printf 'All passed in %d s.\n' "$SECONDS"

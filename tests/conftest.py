@@ -52,6 +52,15 @@ class PhantomDataset:
 
 pytest_plugins = ["findings_fixtures", "trainer_fixtures"]
 
+# Files of some long tests: begun first, so that no process is left alone with one of them in the end.
+LONG = ("test_gpu_script", "test_end_to_end", "test_classify", "test_compare", "test_registration", "test_prepare")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 MakePhantom = Callable[..., PhantomDataset]
 WriteArchive = Callable[..., Path]
 
