@@ -116,6 +116,10 @@ PGD = Component("pgd", _pgd, 100)  # the paper's
 SEGPGD = Component("segpgd", _pgd, 100, "segpgd")
 _from_clean, _large_to_small = partial(_pgd, random_start=False), partial(_apgd, radii=LARGE_TO_SMALL)
 
+APGD_DICE = Component("apgd-dice", _large_to_small, 100, "dice")
+APGD_CE = Component("apgd-balanced-ce", _large_to_small, 100, "balanced_masked_ce")
+STANDARD = (PGD, APGD_CE, Component("apgd-js", _large_to_small, 100, "js"), APGD_DICE, SEGPGD)
+
 PRESETS: dict[str, tuple[Component, ...]] = {
     "noise-uniform": (Component("noise-uniform", partial(_noise, kind="uniform"), 10, None, False),),
     "noise-gaussian": (Component("noise-gaussian", partial(_noise, kind="gaussian"), 10, None, False),),
@@ -128,12 +132,14 @@ PRESETS: dict[str, tuple[Component, ...]] = {
     "square": (Component("square", _square, 1000, "searched", False),),
     "spsa": (Component("spsa", partial(_spsa, samples=128), 20, "searched", False, passes=129),),
     "quick": (Component("apgd-50", _apgd, 50),),
-    "standard": (
-        PGD,
-        Component("apgd-balanced-ce", _large_to_small, 100, "balanced_masked_ce"),
-        Component("apgd-js", _large_to_small, 100, "js"),
-        Component("apgd-dice", _large_to_small, 100, "dice"),
-        SEGPGD,
+    "fast": (APGD_DICE, APGD_CE),
+    "standard": STANDARD,
+    "full": (
+        *STANDARD,
+        Component("apgd-masked-ce", _large_to_small, 100, "masked_ce"),
+        Component("apgd-cos", _apgd, 100, "cospgd"),
+        Component("apgd-dice-again", _large_to_small, 100, "dice"),  # its name seeds another random start
+        Component("apgd-dice-at-eps", _apgd, 100, "dice"),
     ),
 }
 

@@ -85,8 +85,8 @@ class Attack:
     """Norm that bounds the noise: L2 or Linf."""
 
     attack: tuple[str, ...] = ("pgd",)
-    """Attacks: pgd (the paper's), quick, standard (the strongest), or one of fgsm, ifgsm, apgd, segpgd, cospgd, square,
-    spsa, noise-uniform, noise-gaussian."""
+    """Attacks: pgd (the paper's), quick, fast (two attacks), standard (five), full (nine), or one of fgsm, ifgsm, apgd,
+    segpgd, cospgd, square, spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None
     """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""

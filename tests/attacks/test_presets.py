@@ -32,7 +32,12 @@ def test_names_are_stable_because_results_are_stored_under_them() -> None:
         "square": ["square"],
         "spsa": ["spsa"],
         "quick": ["apgd-50"],
+        "fast": ["apgd-dice", "apgd-balanced-ce"],
         "standard": ["pgd", "apgd-balanced-ce", "apgd-js", "apgd-dice", "segpgd"],
+        "full": [
+            *("pgd", "apgd-balanced-ce", "apgd-js", "apgd-dice", "segpgd"),
+            *("apgd-masked-ce", "apgd-cos", "apgd-dice-again", "apgd-dice-at-eps"),
+        ],
     }
 
 
