@@ -233,6 +233,17 @@ class Shifted(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transferred:
+    """Dice of a model's case under noise that was made for another model, the source."""
+
+    model: str
+    source: str
+    case: str
+    eps: float
+    dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class AttackedAgain:
     """Dice under an attack that only serves to judge the evidence."""
 

@@ -44,6 +44,7 @@ def results(summary: dict[str, Any]) -> list[Section]:
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
     sections += shift_sections(summary)
     sections += _certified(summary)
+    sections += _transferred(summary)
     for model in models[1:]:
         rows = [row for row in summary["paired"] if row["model"] == model]
         margins = [Text(_margins_compared(row)) for row in summary["paired_margins"] if row["model"] == model]
@@ -52,6 +53,15 @@ def results(summary: dict[str, Any]) -> list[Section]:
             title = f"{model} against {models[0]}, case by case"
             sections.append(Section(title, (*([Table.of(rows, PAIRED)] if rows else []), *margins, *certified)))
     return sections
+
+
+def _transferred(summary: dict[str, Any]) -> list[Section]:
+    """Models under noise that was made for others."""
+    rows = summary["transfer"]
+    told = Text(
+        "The worst noise found for one model, added for another one: what an attacker does who has a similar model."
+    )
+    return [Section("Noise made for another model", (told, Table.of(rows, TRANSFERRED)))] if rows else []
 
 
 def _certified(summary: dict[str, Any]) -> list[Section]:
@@ -197,6 +207,13 @@ CERTIFIED: list[Column] = [
     ("worst case, at least", lambda row: f"{row['worst_dice']:.3f}"),
     ("smoothed, no further noise", lambda row: f"{row['smoothed_dice']:.3f}"),
     ("voxels not certified", lambda row: f"{row['abstained']:.2%}"),
+]
+TRANSFERRED: list[Column] = [
+    ("noise made for", lambda row: row["source"]),
+    ("added for", lambda row: row["model"]),
+    ("ε", lambda row: level_key(row["eps"])),
+    ("mean Dice", lambda row: f"{row['mean_dice']:.3f}"),
+    ("cases", lambda row: str(row["cases"])),
 ]
 FAILED_CASES: list[Column] = [
     ("model", lambda row: row["model"]),

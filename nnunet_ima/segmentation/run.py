@@ -16,7 +16,7 @@ from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.probes import telling_level
 from nnunet_ima.evidence.records import Failure, Result, WhiteNoise
 from nnunet_ima.evidence.store import Store
-from nnunet_ima.evidence.verdict import Attempt, Course, judgements, verdict
+from nnunet_ima.evidence.verdict import Attempt, Check, Course, judgements, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
@@ -28,6 +28,7 @@ from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_checks
 from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
+from nnunet_ima.segmentation.transfer import transfer_check, transferred
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
 
@@ -70,16 +71,21 @@ def run_audit(
     if settings.shift:
         per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
+        audits = []
         for name, pipeline in pipelines.items():
             bar.set_description(name)
             audit = _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults)
             audit.measure(cases, probes)
             audit.judge(probes)
+            audits.append(audit)
+        for audit in audits:
+            audit.transfer([other for other in audits if other is not audit])
             findings.records += audit.found.records
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
             findings.shifted += audit.found.shifted
-            findings.verdicts += audit.found.verdicts
+            findings.transferred += audit.found.transferred
+            findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
     return findings
 
@@ -100,6 +106,7 @@ class _ModelAudit:
     measured: dict[str, tuple[Case, CaseAudit | None]] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
     courses: list[Course] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
 
     def measure(self, cases: Sequence[Case], probes: int) -> None:
         """Measure the cases; one that cannot be measured is noted, and the others go on."""
@@ -129,9 +136,26 @@ class _ModelAudit:
                 probed.append(probe(audit or self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
-        checks = verdict(self.attempts, self.courses, probed) if records or not self.found.shifted else []
-        checks += shift_checks(self.found.shifted) if self.found.shifted else []
-        self.found.verdicts += judgements(self.name, checks)
+        self.checks += verdict(self.attempts, self.courses, probed) if records or not self.found.shifted else []
+        self.checks += shift_checks(self.found.shifted) if self.found.shifted else []
+
+    def transfer(self, others: Sequence[_ModelAudit]) -> None:
+        """Look at the noise that was made for the other models; it costs a prediction each."""
+        for case, audit in self.measured.values():
+            sources = [it for other in others for it in other.worst(case.name)]
+            here = (audit or self._open(case)) if sources else None
+            found = [transferred(here, source, self.engine.store) for source in sources if here is not None]
+            self.found.transferred += [record for record in found if record is not None]
+        if self.found.transferred:
+            self.checks.append(transfer_check(self.found.transferred, self.found.records))
+
+    def worst(self, case: str) -> list[Result]:
+        """The worst result of a case at each noise level."""
+        attacked = [record for record in self.found.records if record.case == case and record.eps]
+        return [
+            min((record for record in attacked if record.eps == eps), key=lambda record: record.dice)
+            for eps in dict.fromkeys(record.eps for record in attacked)
+        ]
 
     def _measure(self, audit: CaseAudit, watch: Watch) -> None:
         found, attempts, margins = [audit.clean()], [], []
