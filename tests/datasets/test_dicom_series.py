@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,15 @@ def test_encodings(syntax: str, tmp_path: Path) -> None:
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read(tmp_path)), volume - 1024)
 
 
+@pytest.fixture
+def same_locale() -> Iterator[None]:
+    """GDCM leaves the process in the locale "C" after it has written JPEG 2000."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.usefixtures("same_locale")
 @pytest.mark.parametrize(("compressor", "syntax"), [("JPEG2000", ".4.90"), ("JPEG", ".4.70")])
 def test_encodings_that_gdcm_alone_can_write(compressor: str, syntax: str, tmp_path: Path) -> None:
     volume = voxels((3, 32, 32))
@@ -95,7 +105,9 @@ def test_encodings_that_gdcm_alone_can_write(compressor: str, syntax: str, tmp_p
         writer.SetFileName(str(tmp_path / "packed" / file.name))
         writer.Execute(sitk.ReadImage(str(file), imageIO="GDCMImageIO"))
         assert read_header(tmp_path / "packed" / file.name).syntax.endswith(syntax)
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read(tmp_path / "packed")), volume)
+    assert locale.setlocale(locale.LC_ALL) == "C.UTF-8"  # reading leaves it
 
 
 def test_each_image_has_a_scale_of_its_own(tmp_path: Path) -> None:
