@@ -73,9 +73,9 @@ def make_material(
 
 def renamed(findings: Findings, rename: Callable[[str], str]) -> Findings:
     """The same findings, with models and cases of other names."""
-    return Findings(
-        [replace(it, model=rename(it.model), case=rename(it.case)) for it in findings.records],
-        [replace(it, model=rename(it.model), case=rename(it.case)) for it in findings.margins],
-        [replace(it, model=rename(it.model)) for it in findings.verdicts],
-        findings.failed,
+    return replace(
+        findings,
+        records=[replace(it, model=rename(it.model), case=rename(it.case)) for it in findings.records],
+        margins=[replace(it, model=rename(it.model), case=rename(it.case)) for it in findings.margins],
+        verdicts=[replace(it, model=rename(it.model)) for it in findings.verdicts],
     )
