@@ -102,7 +102,7 @@ def _light(summary: dict[str, Any], about: About) -> list[Block]:
             raise ValueError(msg)
         sentence = f"**{model}**: {_lay(worst)}"
         missed = [it for it in about.acceptance if worst[it.eps] < it.dice]
-        if not summary["conclusive"]:
+        if not _conclusive(summary, model):
             light = Light("grey", "NOT CONCLUSIVE", f"{sentence} The evidence has gaps, which are listed below.")
         elif missed:
             told = "; ".join(f"{worst[it.eps]:.3f} at ε = {level_key(it.eps)}, not {it.dice:g}" for it in missed)
@@ -114,6 +114,13 @@ def _light(summary: dict[str, Any], about: About) -> list[Block]:
             light = Light("amber", "No limit given", f"{sentence} Nobody has said which Dice is enough.")
         lights.append(light)
     return lights
+
+
+def _conclusive(summary: dict[str, Any], model: str) -> bool:
+    """Whether the evidence on a model is sound, whatever that on others is."""
+    checks = [row for row in summary["verdicts"] if row["model"] == model]
+    failed = any(row["model"] == model for row in summary["failed"])
+    return bool(checks) and all(row["conclusive"] for row in checks) and not failed
 
 
 def _worst(summary: dict[str, Any], model: str) -> dict[float, float]:

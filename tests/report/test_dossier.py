@@ -21,6 +21,7 @@ from nnunet_ima.commands.report import main
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
 from nnunet_ima.report.about import QUESTIONS, About, Acceptance, read_about, template
+from nnunet_ima.report.document import Light
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
 from nnunet_ima.report.markdown import markdown
@@ -86,7 +87,7 @@ def test_the_light_is_what_was_demanded(make_findings: MakeFindings, settings: S
     assert "0.380 at ε = 5, not 0.7" in weak.sentence
     findings.verdicts[0] = replace(findings.verdicts[0], result="failed", conclusive=False)
     lights = dossier(make_material(findings, settings, tmp_path), demanded).lead[:2]
-    assert {light.word for light in lights} == {"NOT CONCLUSIVE"}
+    assert [light.word for light in lights] == ["NOT CONCLUSIVE", "Met"]  # what is said of the other one holds
     with pytest.raises(ValueError, match=r"acceptance is asked at ε = 7, but the audit measured 0, 1, 5"):
         dossier(material, About({}, (Acceptance(0.7, 7),)))
 
@@ -131,6 +132,15 @@ def test_a_page_asks_the_network_for_nothing(material) -> None:
     policy = next(it["content"] for tag, it in page.tags if it.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
     assert "http" not in policy
+
+
+def test_the_light_of_a_model_does_not_depend_on_another_one(
+    make_findings: MakeFindings, settings: Settings, tmp_path: Path
+) -> None:
+    findings = make_findings()
+    findings.verdicts = [replace(it, conclusive=it.model == "hard") for it in findings.verdicts]
+    lights = [block for block in dossier(make_material(findings, settings, tmp_path)).lead if isinstance(block, Light)]
+    assert [light.word for light in lights] == ["NOT CONCLUSIVE", "No limit given"]
 
 
 def test_hostile_names_are_text(make_findings: MakeFindings, settings: Settings, tmp_path: Path) -> None:
