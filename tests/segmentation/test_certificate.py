@@ -20,7 +20,6 @@ from nnunet_ima.inference.volume import Volume
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.segmentation import certificate as module
-from nnunet_ima.segmentation.predictions import Predictions
 from nnunet_ima.segmentation.run import run_audit
 from nnunet_ima.segmentation.scores import dice_bounds
 from nnunet_ima.segmentation.settings import Settings
@@ -41,20 +40,6 @@ SETTINGS = Settings(
     save_adversarial=False,
     smoothings=(Smoothing(0.1, samples=70, guesses=5),),
 )
-
-
-@pytest.fixture
-def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is predicted, counted."""
-    found: list[str] = []
-    predict = Predictions.predict
-
-    def counted(self: Predictions, image: torch.Tensor, volume: Volume) -> np.ndarray:
-        found.append(volume.case.name)
-        return predict(self, image, volume)
-
-    monkeypatch.setattr(Predictions, "predict", counted)
-    return found
 
 
 def audit(pipeline: Pipeline, cases: list[Case], folder: Path, settings: Settings = SETTINGS) -> Findings:

@@ -22,7 +22,6 @@ from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.shift_figure import draw_shift
 from nnunet_ima.segmentation import shifted as module
-from nnunet_ima.segmentation.predictions import Predictions
 from nnunet_ima.segmentation.run import run_audit
 from nnunet_ima.segmentation.settings import Settings, Shift
 from nnunet_ima.segmentation.shift_summary import shift_checks, shift_models, shift_rows
@@ -42,20 +41,6 @@ SETTINGS = Settings(
     save_adversarial=False,
     shift=Shift("MR", ("rician-noise", "rotation", "field-of-view", "reoriented", "swapped-channels"), (1, 5)),
 )
-
-
-@pytest.fixture
-def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is predicted, counted."""
-    found: list[str] = []
-    predict = Predictions.predict
-
-    def counted(self: Predictions, image: Any, volume: Any) -> Any:
-        found.append(volume.case.images[0].name)
-        return predict(self, image, volume)
-
-    monkeypatch.setattr(Predictions, "predict", counted)
-    return found
 
 
 def audit(pipeline: Pipeline, cases: list[Case], folder: Path) -> Findings:
