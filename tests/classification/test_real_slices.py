@@ -22,6 +22,7 @@ from nnunet_ima.tasks.classification import Classification
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "SARS-CoV-2-CT"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"the SARS-CoV-2 CT data set is not at {REAL}")
 def test_ima_stands_noise_that_breaks_plain_training(tmp_path: Path) -> None:
     files = [file for name in ("COVID", "non-COVID") for file in sorted((REAL / name).glob("*.png"))[::4]]
