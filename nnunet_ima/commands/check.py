@@ -51,6 +51,9 @@ class Check:
         if self.output is not None:
             check_output(self.output.parent)
         info = read_json(self.model / "dataset.json", missing="--model is the folder that nnU-Net trained into")
+        if not isinstance(info, dict) or not isinstance(info.get("file_ending"), str):
+            msg = f"{self.model / 'dataset.json'} names no file_ending; --model is the folder that nnU-Net trained into"
+            raise ValueError(msg)
         if self.learn:
             self._learn(info)
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
+from nnunet_ima.datasets.checks import last_line
 from nnunet_ima.shift.scan import Array, Scan
 
 RAS_AND_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes run left and posterior; this turns one into the other
@@ -58,7 +59,11 @@ def _read(file: Path) -> tuple[Array, Array]:
     if not file.is_file():
         msg = f"{file} does not exist"
         raise FileNotFoundError(msg)
-    image = sitk.ReadImage(str(file))
+    try:
+        image = sitk.ReadImage(str(file))
+    except RuntimeError as error:  # SimpleITK's only kind of error
+        msg = f"{file} cannot be read: {last_line(error)}"
+        raise ValueError(msg) from error
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     voxels: Array = sitk.GetArrayFromImage(image)

@@ -79,6 +79,22 @@ def test_wrong_input(model: Path, images: Path, capsys: Any, arguments: list[str
     assert message in capsys.readouterr().err
 
 
+def test_damaged_files_end_in_a_sentence(
+    model: Path, images: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(likeness, "LEAST", 3)
+    main(["--model", str(model), "--learn"])
+    (images / "alike_0000.nii.gz").write_bytes(b"no image")
+    for damage, message in (("", "alike_0000.nii.gz cannot be read: "), ("[]", "dataset.json names no file_ending")):
+        if damage:
+            (model / "dataset.json").write_text(damage)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(images), "--model", str(model)])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_images_must_be_complete(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no image named CASE_0000.nii.gz"):
         list(check._scans(tmp_path, ".nii.gz", 1))
