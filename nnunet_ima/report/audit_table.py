@@ -8,7 +8,7 @@ from typing import Any
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
 from nnunet_ima.report.shift_table import shift_sections
-from nnunet_ima.report.wording import NOTHING, VERDICT, conclusion, interval_text, number, without_value
+from nnunet_ima.report.wording import NOTHING, VERDICT, case_by_case, conclusion, interval_text, number, without_value
 
 
 def audit_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Document:
@@ -111,20 +111,14 @@ def _half(entry: Row) -> str:
 
 def _certificates_compared(entry: Row) -> str:
     """The paired comparison of what is certified in a sentence."""
-    return (
-        f"The certified Dice at σ = {entry['sigma']:g} differs by {entry['mean_difference']:+.3f}"
-        f"{interval_text(entry['interval'])} in the mean of {entry['cases']} cases; {entry['better']} better, "
-        f"{entry['worse']} worse" + ("" if entry["p"] is None else f", p = {entry['p']:.2g} (Wilcoxon)") + "."
-    )
+    difference = f"{entry['mean_difference']:+.3f}{interval_text(entry['interval'])}"
+    return f"The certified Dice at σ = {entry['sigma']:g} differs by {difference} {case_by_case(entry)}."
 
 
 def _margins_compared(entry: Row) -> str:
     """The paired comparison of the margins in a sentence."""
-    sentence = (
-        f"The margins differ by {entry['mean_difference']:+.3g} in ε{interval_text(entry['interval'], '.3g')} in the "
-        f"mean of {entry['cases']} cases; {entry['better']} better, {entry['worse']} worse"
-    )
-    sentence += "" if entry["p"] is None else f", p = {entry['p']:.2g} (Wilcoxon)"
+    difference = f"{entry['mean_difference']:+.3g} in ε{interval_text(entry['interval'], '.3g')}"
+    sentence = f"The margins differ by {difference} {case_by_case(entry)}"
     if entry["censored"]:
         sentence += f"; {entry['censored']} pairs with a case that stood all noise, which counts as the largest ε tried"
     return sentence + "."

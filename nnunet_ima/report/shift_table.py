@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nnunet_ima.report.document import Block, Column, Row, Section, Table, Text
-from nnunet_ima.report.wording import interval_text, number, without_value
+from nnunet_ima.report.wording import case_by_case, interval_text, number, without_value
 
 TOLD = (
     "The raw images are disturbed before preprocessing, the label map with them where geometry changes. Severities "
@@ -52,9 +52,8 @@ def _of_model(rows: list[Row]) -> Table:
 
 
 def _compared(row: Row) -> str:
-    p = "" if row["p"] is None else f", p = {row['p']:.2g} (Wilcoxon)"
+    difference = f"{row['mean_difference']:+.3f}{interval_text(row['interval'])}"
     return (
         f"**{row['model']}** against {row['against']}: mean Dice of a case over all disturbances differs by "
-        f"{row['mean_difference']:+.3f}{interval_text(row['interval'])} in the mean of {row['cases']} cases; "
-        f"{row['better']} better, {row['worse']} worse{p}."
+        f"{difference} {case_by_case(row)}."
     )

@@ -31,6 +31,12 @@ def interval_text(interval: Sequence[float] | None, form: str = ".3f") -> str:
     return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
+def case_by_case(entry: Row) -> str:
+    """On how many cases one model is better than another, and worse, with the p of their comparison."""
+    p = "" if entry["p"] is None else f", p = {entry['p']:.2g} (Wilcoxon)"
+    return f"in the mean of {entry['cases']} cases; {entry['better']} better, {entry['worse']} worse{p}"
+
+
 def conclusion(summary: dict[str, Any]) -> Block:
     """Say whether the numbers may be relied on, before anybody reads the tables.
 
