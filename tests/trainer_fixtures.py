@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from torch import Tensor
 
 from nnunet_ima.methods.base import Outcome
+from nnunet_ima.report import progress
 from nnunet_ima.training import robust
 from nnunet_ima.training.learner import SegmentationLearner
 from nnunet_ima.training.robust import RobustTrainer
@@ -49,9 +51,19 @@ def tiny_plans() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTrainer:
+def pictures() -> None:
+    """A test that asks for it lets its trainers draw their progress, which takes longer than a tiny epoch."""
+
+
+@pytest.fixture
+def make_trainer(
+    phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> MakeTrainer:
     """A function that builds a trainer with results in a folder of the test's own."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(progress, "plot_progress", lambda *args, **kwargs: None)
+        monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *args: None)
 
     def make(
         configuration: str = "2d",

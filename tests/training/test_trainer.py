@@ -27,9 +27,8 @@ class WithoutDeepSupervision(nnUNetTrainerIMA):
 def test_configurations(make_trainer, learnt: list[Learning], configuration: str) -> None:
     trainer = make_trainer(configuration)
     check_run(trainer, learnt)
-    fold = trainer.output_folder
-    for name in ("checkpoint_final.pth", "ima_progress.png", "progress.png", "ima_snapshots.json"):
-        assert (Path(fold) / name).is_file(), name
+    for name in ("checkpoint_final.pth", "ima_snapshots.json"):
+        assert (Path(trainer.output_folder) / name).is_file(), name
 
 
 def test_without_deep_supervision(make_trainer, learnt: list[Learning]) -> None:
@@ -201,6 +200,13 @@ def test_plain_trainer_keeps_nnunet_s_step_on_our_schedule(make_trainer) -> None
     trainer.run_training()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (1, 3)
     assert len(trainer.logger.get_value("train_losses", step=None)) == 1
+
+
+def test_progress_is_drawn(make_trainer, pictures) -> None:
+    trainer = make_trainer(epochs=1)
+    trainer.run_training()
+    for name in ("ima_progress.png", "progress.png"):
+        assert (Path(trainer.output_folder) / name).is_file(), name
 
 
 def test_every_epoch_is_logged(make_trainer) -> None:
