@@ -220,8 +220,9 @@ def test_unknown_trainer_fails_as_it_does_without_us(tmp_path):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
+    """A wheel that is built from the source archive, as for a release."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(folder.glob("nnunet_ima-*.whl"))
@@ -297,6 +298,12 @@ def test_wheel_holds_the_plans_the_hook_and_the_types(wheel):
     assert not any(name.startswith(("plans/", "tests/", "scripts/")) for name in names)
 
 
+def test_the_version_is_told_alike() -> None:
+    import nnunet_ima
+
+    assert f"\nversion: {nnunet_ima.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+
+
 def test_interpreter_starts_quietly_whatever_is_missing(wheel, fresh):
     loaded = "import sys; print(*sorted(sys.modules))"
     before = set(fresh.run(loaded).split())
@@ -338,6 +345,9 @@ def test_trainer_is_there_after_installing_and_gone_after_uninstalling(wheel, fr
     assert ours == fresh.site / "nnunet_ima"
     assert nnunet.is_relative_to(fresh.folder) == (kind == "editable")
     assert list((ours / "plans").glob("*.json"))
+    told = subprocess.run([fresh.folder / "bin" / "nnunet-ima-plan", "--help"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert "nnunet-ima-plan" in told.stdout
 
     fresh.return_dependencies()  # else pip sees the running environment's copy of this package, too
     fresh.pip("uninstall", "--yes", "nnunet-ima")
