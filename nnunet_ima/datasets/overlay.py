@@ -68,6 +68,9 @@ def read_plans(file: Path) -> dict[str, Any]:
     if not isinstance(plans, dict) or not isinstance(plans.get("configurations"), dict):
         msg = f"{file} is not a plans file of nnU-Net (it has no configurations)"
         raise ValueError(msg)
+    if not isinstance(plans.get("dataset_name"), str):
+        msg = f"{file} is not a plans file of nnU-Net (it has no dataset_name)"
+        raise ValueError(msg)
     return plans
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from nnunet_ima.datasets.tasks import find_task
-from nnunet_ima.methods import Run, make_method, options
+from nnunet_ima.methods import Run, make_method, method_class, options
 from nnunet_ima.methods.base import Noise, Share, Steps
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
@@ -124,6 +124,7 @@ def resolve_settings(plans: Mapping[str, Any], method: str = "ima") -> Settings:
         del schedule["robust_eps"]
     _check("schedule", schedule)
     margins = {key: known.get(key, UNKNOWN_TASK[key]) for key in UNKNOWN_TASK}
+    _check("ima", margins, method_class("ima"))
     chosen = dict(PRESETS[schedule.get("preset", Settings.preset)].get(method, {}))
     if method == "ima":
         given = {key: value for key, value in former.items() if key not in SCHEDULE}
@@ -182,9 +183,9 @@ def _objects(plans: Mapping[str, Any], key: str) -> dict[str, Any]:
     return dict(given)
 
 
-def _check(where: str, values: Mapping[str, Any]) -> None:
+def _check(where: str, values: Mapping[str, Any], kind: type = Settings) -> None:
     try:
-        check_values(Settings, values)
+        check_values(kind, values)
     except ValueError as error:
         msg = f'"{where}": {error}'
         raise ValueError(msg) from error
