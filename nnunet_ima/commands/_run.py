@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -122,6 +122,14 @@ def usable_device(name: str) -> str:
         msg = f"--device {device} cannot be used: {str(error).splitlines()[0]}"
         raise ValueError(msg) from error
     return device
+
+
+def hold_at_one_thread(stack: ExitStack) -> None:
+    """Compute on one CPU thread until the stack is left, as workers do: it decides the last digits of sums."""
+    import torch
+
+    stack.callback(torch.set_num_threads, torch.get_num_threads())
+    torch.set_num_threads(1)
 
 
 def _sentence(error: Exception) -> str:

@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from nnunet_ima.cluster.workers import Workers, connected
 from nnunet_ima.commands._audited import find_cases, open_models, settings_of
-from nnunet_ima.commands._run import check_output, run_cli
+from nnunet_ima.commands._run import check_output, hold_at_one_thread, run_cli
 from nnunet_ima.files import check_name
 
 PROGRAM = "nnunet-ima-attack"
@@ -143,6 +144,19 @@ class Attack:
     windows_per_pass: int = 0
     """Windows that run together; by default as many as the device can be expected to hold."""
 
+    workers: int = 0
+    """Worker processes on this machine that share the work, each on a GPU of its own or on one CPU thread; 0: none.
+    With --jobqueue, the number of workers that the queue is asked for."""
+
+    scheduler: str = ""
+    """Address of a running Dask cluster that does the work, such as tcp://HOST:8786."""
+
+    jobqueue: str = ""
+    """Queueing system that is asked for workers: slurm, pbs, sge, lsf, oar or htcondor. Needs --cluster-config."""
+
+    cluster_config: Path | None = None
+    """YAML file with what each job needs, under the names of dask-jobqueue."""
+
     trust_checkpoint: bool = False
     """Let a checkpoint run code of its own when it is loaded. Only for files from people you trust."""
 
@@ -164,6 +178,10 @@ class Attack:
         with ExitStack() as stack:
             self._audit(stack)
 
+    def _workers(self) -> Workers:
+        """Which workers share the work."""
+        return Workers(self.workers, self.scheduler, self.jobqueue, self.cluster_config)
+
     def _audit(self, stack: ExitStack) -> None:
         """The audit; the stack removes in the end what is needed for its length alone."""
         # imported here because it takes seconds: wrong inputs are refused before
@@ -175,6 +193,8 @@ class Attack:
         from nnunet_ima.segmentation.forecast import forecast
         from nnunet_ima.segmentation.run import find_faults, run_audit
 
+        if self._workers():
+            hold_at_one_thread(stack)
         models = open_models(self)
         settings = settings_of(self, models)
         requirements = parse_requirements(self.require, settings.eps)
@@ -200,8 +220,13 @@ class Attack:
         if all(faults.values()):  # before the audit claims its folder
             raise ValueError(_nothing(fault for found in faults.values() for fault in found))
         store = Store(self.output, asked, provenance(pipelines, private=any(case.folder for case in cases)))
-        volumes = Volumes()
-        findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults, volumes)
+        volumes, helpers = Volumes(), None
+        if self._workers():
+            from nnunet_ima.segmentation.apart import apart
+
+            client = stack.enter_context(connected(self._workers()))
+            helpers = stack.enter_context(apart(client, pipelines, settings, store, self.trust_checkpoint))
+        findings = run_audit(pipelines, cases, settings, store, self.check_cases, faults, volumes, helpers)
         if not findings.records:
             store.release()
             raise ValueError(_nothing(row.error for row in findings.failed))
@@ -274,6 +299,7 @@ class Attack:
         for case in self.cases:
             check_name(case, "--cases")
         check_output(self.output)
+        self._workers().check()
         unknown = [name for name in self.attack if name not in PRESETS]
         if unknown or not self.attack:
             msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"

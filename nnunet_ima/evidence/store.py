@@ -66,6 +66,7 @@ class Store:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = folder / MANIFEST
         question, provenance = json.loads(json.dumps([question, provenance]))
+        self._provenance = provenance
         if not manifest.is_file():
             if any(not entry.name.startswith(f".{MANIFEST}") for entry in folder.iterdir()):  # left by a kill
                 msg = f"{folder} holds other files; choose an empty folder with --output"
@@ -93,6 +94,35 @@ class Store:
             stored["provenance"].append(provenance)  # every machine and version that took part is named
         write_atomically(manifest, _dumps(stored))  # writable, before any work
         self._sweep()
+
+    @classmethod
+    def joined(cls, folder: Path) -> Store:
+        """Open a folder for a helper of the process that keeps its manifest; nothing is checked or written.
+
+        Raises:
+            FileNotFoundError: there is no audit.
+        """
+        store = cls.__new__(cls)
+        store.folder = folder
+        store.path()
+        return store
+
+    def question(self) -> dict[str, Any]:
+        """What decides all numbers, as the manifest has it."""
+        found: dict[str, Any] = _read_manifest(self.folder / MANIFEST)["question"]
+        return found
+
+    def took_part(self, environment: dict[str, Any]) -> None:
+        """Name a machine or device that helps, in the manifest.
+
+        Args:
+            environment: in what its provenance differs from that of this process; JSON values.
+        """
+        stored = _read_manifest(self.path(MANIFEST))
+        entry = self._provenance | json.loads(json.dumps(environment))
+        if entry not in stored["provenance"]:
+            stored["provenance"].append(entry)
+            write_atomically(self.folder / MANIFEST, _dumps(stored))
 
     def path(self, *parts: str) -> Path:
         """Return where something is kept in the folder.

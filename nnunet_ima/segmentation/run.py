@@ -14,19 +14,18 @@ from tqdm import tqdm
 from nnunet_ima.evidence.engine import Engine
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.probes import telling_level
-from nnunet_ima.evidence.records import Failure, Result, WhiteNoise
+from nnunet_ima.evidence.records import Failure, Result
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.evidence.verdict import Attempt, Check, Course, judgements, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
+from nnunet_ima.segmentation.apart import Apart
 from nnunet_ima.segmentation.case_audit import CaseAudit
-from nnunet_ima.segmentation.certificate import certificate
-from nnunet_ima.segmentation.margin import margin
+from nnunet_ima.segmentation.measured import Measured, count, measure
 from nnunet_ima.segmentation.probes import probe
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_checks
-from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
 from nnunet_ima.segmentation.transfer import transfer_check, transferred
 
@@ -52,6 +51,7 @@ def run_audit(
     probes: int,
     faults: Faults | None = None,
     volumes: Volumes | None = None,
+    helpers: Apart | None = None,
 ) -> Findings:
     """Measure all models on all cases; what the store holds already is not measured again.
 
@@ -63,23 +63,24 @@ def run_audit(
         probes: number of cases of each model that are measured again to judge the evidence.
         faults: of the cases, as `find_faults` finds them; None: they are looked for now.
         volumes: reads the cases; None: one of its own.
+        helpers: workers that fill the store first; None: all is measured here.
     """
     faults = find_faults(pipelines, cases) if faults is None else faults
     engine, volumes = Engine(store), volumes or Volumes()
+    if helpers is not None:
+        pairs = [(name, case) for name in pipelines for case in cases if not faults[name, case.name]]
+        faults = {**faults, **{pair: [why] for pair, why in helpers.measure(pairs).items()}}
     findings = Findings()
-    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
-    if settings.shift:
-        per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
-    with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
-        audits = []
-        for name, pipeline in pipelines.items():
-            bar.set_description(name)
-            audit = _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults)
-            audit.measure(cases, probes)
-            audit.judge(probes)
-            audits.append(audit)
+    with _progress(len(pipelines) * len(cases) * count(settings)) as (bar, watch):
+        audits = [
+            _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults)
+            for name, pipeline in pipelines.items()
+        ]
         for audit in audits:
-            audit.transfer([other for other in audits if other is not audit])
+            audit.measure(cases, probes)
+        _judge(audits, probes, helpers)
+        _transfer(audits, helpers)
+        for audit in audits:
             findings.records += audit.found.records
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
@@ -88,6 +89,27 @@ def run_audit(
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
     return findings
+
+
+def _judge(audits: Sequence[_ModelAudit], probes: int, helpers: Apart | None) -> None:
+    lost: Mapping[tuple[str, str], str] = {}
+    if helpers is not None:
+        wanted = [(audit, audit.to_probe(probes)) for audit in audits]
+        lost = helpers.probe([(audit.name, case, level) for audit, found in wanted for case, level in found])
+    for audit in audits:
+        audit.judge(probes, {case: why for (name, case), why in lost.items() if name == audit.name})
+
+
+def _transfer(audits: Sequence[_ModelAudit], helpers: Apart | None) -> None:
+    lost: Mapping[tuple[str, str], str] = {}
+    sources = {audit.name: audit.sources([it for it in audits if it is not audit]) for audit in audits}
+    if helpers is not None:
+        wanted = [(audit, case) for audit in audits for case, _ in audit.measured.values()]
+        lost = helpers.transfer(
+            [(audit.name, case, found) for audit, case in wanted if (found := sources[audit.name][case.name])]
+        )
+    for audit in audits:
+        audit.transfer(sources[audit.name], {case: why for (name, case), why in lost.items() if name == audit.name})
 
 
 @dataclass
@@ -110,42 +132,78 @@ class _ModelAudit:
 
     def measure(self, cases: Sequence[Case], probes: int) -> None:
         """Measure the cases; one that cannot be measured is noted, and the others go on."""
+        self.bar.set_description(self.name)
         for case in cases:
             try:
                 if faults := self.faults[self.name, case.name]:
                     raise ValueError("; ".join(faults))
                 audit = self._open(case)
-                self._measure(audit, self._watch(case))
+                self._add(measure(audit, self._watch(case), self.bar.update))
                 # the first ones are probed: their volume and their logits stay at hand, unless they are many
                 self.measured[case.name] = (case, audit if len(self.measured) < min(probes, AT_HAND) else None)
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
+
+    def _add(self, measured: Measured) -> None:
+        """Take what was found of a case: all or nothing, so that means compare like with like."""
+        self.found.records += measured.records
+        self.found.margins += measured.margins
+        self.found.certificates += measured.certificates
+        self.found.shifted += measured.shifted
+        self.attempts += measured.attempts
+        self.courses += measured.courses
 
     def _fail(self, case: Case, error: Exception) -> None:
         told = case.told(str(error))
         self.found.failed.append(Failure(model=self.name, case=case.name, error=told))
         tqdm.write(f"{case.name}: {told}", file=sys.stderr)
 
-    def judge(self, probes: int) -> None:
-        """Measure a few cases again, and judge the evidence."""
+    def to_probe(self, probes: int) -> list[tuple[Case, float]]:
+        """Cases that are measured again, and at which level."""
         records = [record for record in self.found.records if record.attack != "clean"]
+        if not records:
+            return []
+        level = _telling_level(records, self.settings.attacks[0])
+        return [(case, level) for case, _ in list(self.measured.values())[:probes]]
+
+    def judge(self, probes: int, lost: Mapping[str, str]) -> None:
+        """Measure a few cases again, and judge the evidence.
+
+        Args:
+            probes: how many.
+            lost: cases that killed the workers, and the words for that.
+        """
         probed = []
-        for case, audit in list(self.measured.values())[:probes] if records else []:
-            level = _telling_level(records, self.settings.attacks[0])
+        for case, level in self.to_probe(probes):
             try:
-                probed.append(probe(audit or self._open(case), level, self._watch(case)))
+                if case.name in lost:
+                    raise ValueError(lost[case.name])
+                probed.append(probe(self.measured[case.name][1] or self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
-        self.checks += verdict(self.attempts, self.courses, probed) if records or not self.found.shifted else []
+        attacked = any(record.attack != "clean" for record in self.found.records)
+        if attacked or not self.found.shifted:
+            self.checks += verdict(self.attempts, self.courses, probed)
         self.checks += shift_checks(self.found.shifted) if self.found.shifted else []
 
-    def transfer(self, others: Sequence[_ModelAudit]) -> None:
-        """Look at the noise that was made for the other models; it costs a prediction each."""
+    def sources(self, others: Sequence[_ModelAudit]) -> dict[str, list[Result]]:
+        """For each case the worst results of the other models."""
+        return {name: [it for other in others for it in other.worst(name)] for name in self.measured}
+
+    def transfer(self, sources: Mapping[str, Sequence[Result]], lost: Mapping[str, str]) -> None:
+        """Look at the noise that was made for the other models; it costs a prediction each.
+
+        Args:
+            sources: of each case, where its noise comes from.
+            lost: cases that killed the workers, and the words for that.
+        """
         for case, audit in self.measured.values():
-            sources = [it for other in others for it in other.worst(case.name)]
-            here = (audit or self._open(case)) if sources else None
-            found = [transferred(here, source, self.engine.store) for source in sources if here is not None]
-            self.found.transferred += [record for record in found if record is not None]
+            if case.name in lost:
+                self._fail(case, ValueError(lost[case.name]))
+            elif sources[case.name]:
+                here = audit or self._open(case)
+                found = [transferred(here, source, self.engine.store) for source in sources[case.name]]
+                self.found.transferred += [record for record in found if record is not None]
         if self.found.transferred:
             self.checks.append(transfer_check(self.found.transferred, self.found.records))
 
@@ -156,33 +214,6 @@ class _ModelAudit:
             min((record for record in attacked if record.eps == eps), key=lambda record: record.dice)
             for eps in dict.fromkeys(record.eps for record in attacked)
         ]
-
-    def _measure(self, audit: CaseAudit, watch: Watch) -> None:
-        found, attempts, margins = [audit.clean()], [], []
-        self.bar.update()
-        for eps in self.settings.eps:
-            for attack in self.settings.attacks:
-                found.append(audit.preset(attack, eps, watch))
-                attempts.append(_attempt(found[-1], audit.random(eps)))
-                self.bar.update()
-            audit.close_level(eps)
-        if self.settings.margins and self.settings.eps:
-            margins = [margin(audit, watch)]
-        certificates = []
-        for smoothing in self.settings.smoothings:
-            certificates.append(certificate(audit, smoothing, watch))
-            self.bar.update()
-        disturbed = []
-        for record in shifted(audit, self.settings.shift, watch) if self.settings.shift else ():
-            disturbed.append(record)
-            self.bar.update()
-        audit.finish()
-        self.found.records += found  # all of a case or nothing, so that means compare like with like
-        self.found.margins += margins
-        self.found.certificates += certificates
-        self.found.shifted += disturbed
-        self.attempts += attempts
-        self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 
     def _open(self, case: Case) -> CaseAudit:
         return CaseAudit(self.name, self.pipeline, case, self.settings, self.engine, self.volumes)
@@ -196,15 +227,6 @@ def _telling_level(records: Sequence[Result], attack: str) -> float:
     levels = {record.eps for record in of_attack}
     dice = {eps: fmean(record.dice for record in of_attack if record.eps == eps) for eps in levels}
     return telling_level(dice, fmean(record.clean_dice for record in of_attack))
-
-
-def _attempt(record: Result, white: WhiteNoise) -> Attempt:
-    """A result as the checks see it; noise and its bound in the norm that bounds it."""
-    size = record.noise
-    assert size is not None  # the result is not that without noise
-    bound = record.units[size.norm.lower()]
-    assert bound is not None  # the norm of the noise is always told
-    return Attempt(record.eps, record.dice, size.size, bound, min(white.kinds.values()))
 
 
 @contextmanager

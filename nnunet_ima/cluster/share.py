@@ -1,0 +1,181 @@
+"""Tasks shared out among workers: the longest first, each worker one at a time, failures tried on another worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any
+
+from nnunet_ima.cluster.workers import DEATHS, dask_distributed
+
+TOPIC = "nnunet-ima"
+TRIES = 2  # of a task that raises errors, each on another worker
+LOOK = 1.0  # seconds between two looks for workers that came or went
+
+
+class UnfitWorkerError(ValueError):
+    """A worker cannot do its work at all; none of its tasks would succeed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A call for a worker.
+
+    Attributes:
+        arguments: of the function.
+        cost: in any unit that is the same for all.
+    """
+
+    arguments: tuple[Any, ...]
+    cost: float = 1.0
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a task.
+
+    Attributes:
+        task: the task.
+        value: what its function has returned.
+        error: why there is none.
+        deadly: its workers died.
+    """
+
+    task: Task
+    value: Any = None
+    error: BaseException | None = None
+    deadly: bool = False
+
+
+def share(
+    client: Any, function: Callable[..., Any], tasks: Sequence[Task], told: Callable[[Any], None] = lambda _: None
+) -> Iterator[Done]:
+    """Let workers call a function with the arguments of each task; yields tasks as they end.
+
+    As many tasks are on their way as there are workers. So the longest of those that are left is always the next, and
+    none waits in vain behind one that kills its worker.
+
+    Args:
+        client: of Dask.
+        function: one that workers can import.
+        tasks: in any order.
+        told: gets what workers `report`, in this thread.
+
+    Raises:
+        UnfitWorkerError: raised by a task; nothing more is begun.
+        ValueError: the cluster is gone.
+    """
+    left = sorted(tasks, key=lambda task: task.cost)
+    happened: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+    running: dict[Any, tuple[Task, list[str]]] = {}
+
+    def begin(task: Task, avoided: list[str]) -> None:
+        others = [address for address in client.nthreads() if address not in avoided] if avoided else []
+        future = client.submit(
+            _named, function, *task.arguments, pure=False, workers=others or None, allow_other_workers=bool(others)
+        )
+        running[future] = task, avoided
+        future.add_done_callback(lambda future: happened.put(("done", future)))
+
+    client.subscribe_topic(TOPIC, lambda event: happened.put(("told", event[1])))
+    try:
+        workers, looked = len(client.nthreads()), monotonic()
+        while left or running:
+            while left and len(running) < workers:
+                begin(left.pop(), [])
+            kind, what = _next(happened)
+            if kind == "told":
+                told(what)
+            elif kind == "done" and what in running:
+                task, avoided = running.pop(what)
+                done, at = _outcome(task, what)
+                if done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
+                    yield done
+                else:
+                    begin(task, [*avoided, at])
+            if monotonic() - looked > LOOK:
+                workers, looked = len(client.nthreads()), monotonic()
+        while not happened.empty():
+            kind, what = happened.get()
+            if kind == "told":
+                told(what)
+    finally:
+        client.unsubscribe_topic(TOPIC)
+        client.cancel(list(running), force=True)
+
+
+def report(what: Any) -> None:
+    """Tell the one who shares tasks something (text, numbers) from inside of a task; elsewhere nobody listens."""
+    distributed = dask_distributed()
+    try:
+        distributed.get_worker().log_event(TOPIC, what)
+    except ValueError:  # there is no worker here
+        return
+
+
+class UnwantedError(Exception):
+    """Nobody waits for this task any more."""
+
+
+def check_wanted() -> None:
+    """End a task that nobody waits for any more, because who shared it out was stopped; elsewhere nothing happens.
+
+    Raises:
+        UnwantedError: it should end.
+    """
+    distributed = dask_distributed()
+    try:
+        worker = distributed.get_worker()
+    except ValueError:  # there is no worker here
+        return
+    key = getattr(distributed.worker.thread_state, "key", None)
+    task = worker.state.tasks.get(key)
+    if key is not None and (task is None or task.state == "cancelled"):
+        raise UnwantedError
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value, or the error in its place, and the worker that it comes from."""
+
+    value: Any
+    error: Exception | None
+    worker: str
+
+
+def _named(function: Callable[..., Any], *arguments: Any) -> _Value:
+    worker = dask_distributed().get_worker()
+    if worker.state.nthreads != 1:
+        msg = f"the worker {worker.address} has {worker.state.nthreads} threads; start workers with --nthreads 1"
+        return _Value(None, UnfitWorkerError(msg), worker.address)
+    try:
+        return _Value(function(*arguments), None, worker.address)
+    except Exception as error:  # which one it is, the other side decides
+        return _Value(None, error, worker.address)
+
+
+def _next(happened: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
+    try:
+        return happened.get(timeout=LOOK)
+    except Empty:
+        return "nothing", None
+
+
+def _outcome(task: Task, future: Any) -> tuple[Done, str]:
+    """What became of a task, and the worker that it was at."""
+    if future.status in ("cancelled", "lost"):
+        msg = "the Dask cluster is gone; what was measured is stored: start the same command again"
+        raise ValueError(msg)
+    if future.status == "error":  # not of the function itself
+        error = future.exception()
+        if isinstance(error, dask_distributed().KilledWorker):
+            return Done(
+                task, error=RuntimeError(f"{DEATHS + 1} workers died of it, one after the other"), deadly=True
+            ), ""
+        return Done(task, error=error), ""
+    found: _Value = future.result()
+    if isinstance(found.error, UnfitWorkerError):
+        raise found.error
+    return Done(task, found.value, found.error), found.worker
