@@ -29,6 +29,8 @@ from nnunet_ima.segmentation.shift_summary import shift_checks
 from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
 from nnunet_ima.segmentation.transfer import transfer_check, transferred
+from nnunet_ima.segmentation.worst_shift import worst_shift
+from nnunet_ima.segmentation.worst_shift_summary import worst_shift_checks
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
 
@@ -70,6 +72,7 @@ def run_audit(
     per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
     if settings.shift:
         per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
+    per_case += settings.worst_shift is not None
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
         audits = []
         for name, pipeline in pipelines.items():
@@ -84,6 +87,7 @@ def run_audit(
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
             findings.shifted += audit.found.shifted
+            findings.worst_shifts += audit.found.worst_shifts
             findings.transferred += audit.found.transferred
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
@@ -136,8 +140,10 @@ class _ModelAudit:
                 probed.append(probe(audit or self._open(case), level, self._watch(case)))
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
-        self.checks += verdict(self.attempts, self.courses, probed) if records or not self.found.shifted else []
+        realistic = self.found.shifted or self.found.worst_shifts
+        self.checks += verdict(self.attempts, self.courses, probed) if records or not realistic else []
         self.checks += shift_checks(self.found.shifted) if self.found.shifted else []
+        self.checks += worst_shift_checks(self.found.worst_shifts) if self.found.worst_shifts else []
 
     def transfer(self, others: Sequence[_ModelAudit]) -> None:
         """Look at the noise that was made for the other models; it costs a prediction each."""
@@ -176,11 +182,14 @@ class _ModelAudit:
         for record in shifted(audit, self.settings.shift, watch) if self.settings.shift else ():
             disturbed.append(record)
             self.bar.update()
+        worst = [worst_shift(audit, self.settings.worst_shift, watch)] if self.settings.worst_shift else []
+        self.bar.update(len(worst))
         audit.finish()
         self.found.records += found  # all of a case or nothing, so that means compare like with like
         self.found.margins += margins
         self.found.certificates += certificates
         self.found.shifted += disturbed
+        self.found.worst_shifts += worst
         self.attempts += attempts
         self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 
