@@ -26,7 +26,7 @@ from nnunet_ima.tasks.voxelwise import mean_dice_present
 
 PASSES_PER_STEP = 2  # of a gradient step: forward and backward
 DRAWN = 0.25  # of the passes, for random looks among which a search chooses where to begin
-STARTS = 2
+STEPS_PER_START = 40  # a shorter search climbs once: an ascent of few steps stops half-way
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Search:
     def climbed(self, generator: torch.Generator) -> Found:
         """The worst point of gradient ascents that begin at the worst of a few random ones."""
         drawn = self.at_random(generator, max(1, int(DRAWN * self.passes)))
-        starts, best, spent = min(STARTS, len(drawn), self.steps), drawn[0], len(drawn)
+        starts, best, spent = max(1, self.steps // STEPS_PER_START), drawn[0], len(drawn)
         problem, losses = self._problem("worst change"), list[float]()
         for number in range(starts):
             # beside its steps, an ascent looks at the middle of the box and at where it ends
