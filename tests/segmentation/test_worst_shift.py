@@ -7,8 +7,10 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -28,9 +30,10 @@ from nnunet_ima.segmentation.settings import Settings, WorstShiftSettings
 from nnunet_ima.segmentation.summary import summarise
 from nnunet_ima.segmentation.worst_search import ChangedScan, Search
 from nnunet_ima.segmentation.worst_shift_summary import worst_shift_checks, worst_shift_paired, worst_shift_rows
+from nnunet_ima.shift import Scan
 from nnunet_ima.shift.scan_files import read_scan
 from nnunet_ima.shift.searched import make_chain
-from nnunet_ima.tasks.voxelwise import mean_dice_present
+from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present
 
 SETTINGS = Settings(
     attacks=(),
@@ -109,6 +112,28 @@ def test_the_loss_is_that_of_the_moved_label(pipeline: Pipeline, cases: list[Cas
     (gradient,) = torch.autograd.grad(changed.loss(changed.predicted(unit), target, 0.0).sum(), unit)
     assert gradient.isfinite().all()
     assert (gradient != 0).float().mean() > 0.95
+
+
+def test_regions_and_ignored_voxels_count_as_in_every_score() -> None:
+    """Overlapping regions share labels, and what is ignored counts neither in the loss nor in Dice."""
+    label = np.zeros((2, 6, 6), np.int16)
+    label[:, 1:3], label[:, 3:5], label[:, 5, :3] = 1, 2, 3
+    manager = SimpleNamespace(
+        has_regions=True, foreground_regions=[(1, 2), 2], has_ignore_label=True, ignore_label=3, foreground_labels=[]
+    )
+    model = SimpleNamespace(device=torch.device("cpu"), label_manager=manager, labels=Labels(regions=True, ignore=3))
+    scan = Scan(label[None].astype(np.float32), label, np.eye(4), "MR")
+    pipeline: Any = SimpleNamespace(model=model)
+    changed = ChangedScan(pipeline, lambda *it: it, scan, make_chain(scan, 1, 0, ["gamma"]))  # type: ignore[arg-type]
+    _, shares = changed.seen(changed.chain.identity)
+    regions = [np.isin(label, (1, 2)), label == 2, label == 3]
+    target = torch.from_numpy(np.stack(regions))[None].long()
+    logits = torch.randn((1, 2, *label.shape), generator=torch.Generator().manual_seed(0))
+    predicted = torch.cat((logits, shares[None]), 1)
+    assert changed.loss(predicted, target, 0.0) == pytest.approx(
+        bound("dice", model.labels)(logits, target, 0.0), abs=1e-5
+    )
+    assert changed.quality(predicted, target) == mean_dice_present(logits, target, model.labels)
 
 
 def one(model: str, case: str, dice: float, **changed: Any) -> WorstShift:
