@@ -30,10 +30,10 @@ from nnunet_ima.shift.searched import make_chain
 from nnunet_ima.tasks.voxelwise import mean_dice_present
 
 
-def steps(folder: Path, fold: str, modality: str) -> tuple[Callable[[], None], Callable[[], None]]:
+def steps(folder: Path, fold: str, modality: str, mirroring: bool) -> tuple[Callable[[], None], Callable[[], None]]:
     """A step of the search, and one of an attack."""
     model = open_model(folder, [fold], device="cpu")
-    pipeline = Pipeline(model, mirroring=False)
+    pipeline = Pipeline(model, mirroring=mirroring)
     case = dataset_cases(model.plans.dataset_name, [fold])[0]
     volume, scan = read_volume(case, model), read_scan(case.images, case.label, modality)
     changed = ChangedScan(pipeline, Preprocessing(model, scan.spacing), scan, make_chain(scan, 1, 0))
@@ -70,9 +70,10 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--fold", default="0")
     parser.add_argument("--modality", default="MR", choices=("MR", "CT", "any"))
+    parser.add_argument("--no-tta", action="store_true", help="without mirrored copies")
     parser.add_argument("--repetitions", type=int, default=15)
     arguments = parser.parse_args()
-    both = steps(arguments.model, arguments.fold, arguments.modality)
+    both = steps(arguments.model, arguments.fold, arguments.modality, not arguments.no_tta)
     pairs = []
     for number in range(arguments.repetitions + 1):
         times = []
