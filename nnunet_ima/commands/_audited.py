@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nnunet_ima.inference.cases import Case
     from nnunet_ima.inference.dicom_cases import PendingCase
     from nnunet_ima.inference.model import TrainedModel
-    from nnunet_ima.segmentation.settings import Settings, Shift
+    from nnunet_ima.segmentation.settings import Settings, Shift, WorstShiftSettings
 
 SCANS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 C = TypeVar("C", bound="Case | PendingCase")
@@ -129,6 +129,7 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
         tolerance=command.tolerance,
         save_adversarial=command.save_adversarial,
         shift=_shift(command, next(iter(models.values()))),
+        worst_shift=_worst_shift(command, models),
         smoothings=tuple(Smoothing(sigma, command.samples) for sigma in sorted(set(command.certify))),
     )
 
@@ -141,11 +142,8 @@ def _shift(command: Attack, model: TrainedModel) -> Shift | None:
     from nnunet_ima.shift import DISTURBANCES, find_disturbance
     from nnunet_ima.shift.through_torchio import torchio
 
-    ending = model.dataset_json["file_ending"]
-    if ending not in SCANS:
-        msg = f"--shift disturbs scans ({', '.join(SCANS)}), and the model's images are {ending} files"
-        raise ValueError(msg)
-    modality = command.shift if command.shift == "any" else command.shift.upper()
+    _check_scans("--shift", model)
+    modality = _modality(command.shift)
     fitting = [it.name for it in DISTURBANCES.values() if {modality, "any"} & set(it.modalities)]
     for name in command.disturbances:
         if find_disturbance(name).name not in fitting:
@@ -154,3 +152,35 @@ def _shift(command: Attack, model: TrainedModel) -> Shift | None:
     torchio()  # missing, it is to be missed before hours of work
     chosen = tuple(dict.fromkeys(command.disturbances)) or tuple(fitting)
     return Shift(modality, chosen, tuple(sorted(set(command.severities))))
+
+
+def _worst_shift(command: Attack, models: dict[str, TrainedModel]) -> WorstShiftSettings | None:
+    """The worst change asked for."""
+    if command.worst_shift is None:
+        return None
+    from nnunet_ima.inference.preprocessing import check_known
+    from nnunet_ima.segmentation.settings import WorstShiftSettings
+    from nnunet_ima.shift.searched import SEARCHED
+
+    for model in models.values():
+        _check_scans("--worst-shift", model)
+        check_known(model)
+    modality = _modality(command.worst_shift)
+    fitting = [it.name for it in SEARCHED.values() if {modality, "any"} & set(it.modalities)]
+    for name in command.worst_changes:
+        if name not in fitting:
+            msg = f"--worst-changes {name} cannot be searched in {command.worst_shift} scans; {', '.join(fitting)} can"
+            raise ValueError(msg)
+    return WorstShiftSettings(modality, command.worst_severity, command.worst_steps, command.worst_changes)
+
+
+def _check_scans(option: str, model: TrainedModel) -> None:
+    ending = model.dataset_json["file_ending"]
+    if ending not in SCANS:
+        msg = f"{option} disturbs scans ({', '.join(SCANS)}), and the model's images are {ending} files"
+        raise ValueError(msg)
+
+
+def _modality(name: str) -> str:
+    """A modality as scans know it."""
+    return name if name == "any" else name.upper()

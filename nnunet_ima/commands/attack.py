@@ -17,6 +17,7 @@ from nnunet_ima.commands._run import check_output, hold_at_one_thread, run_cli
 from nnunet_ima.files import check_name
 
 PROGRAM = "nnunet-ima-attack"
+LEAST_STEPS = 4  # of a search for the worst change: a look to choose where to begin, and a step from there
 
 
 @dataclass(kw_only=True)
@@ -118,6 +119,19 @@ class Attack:
 
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Severities of the disturbances, from 1 to 5."""
+
+    worst_shift: Literal["mr", "ct", "any"] | None = None
+    """Search the worst realistic change of each scan of this modality by gradient, too: contrast, bias field, blur,
+    noise, position and shape together, through preprocessing and inference; chance gets as many passes."""
+
+    worst_severity: int = 1
+    """Severity of the worst change, from 1 to 5: each of the changes stays within what the disturbances do there."""
+
+    worst_changes: tuple[str, ...] = ()
+    """Names of the changes that are searched together, in their order; by default all that can happen to such scans."""
+
+    worst_steps: int = 20
+    """Length of the search for the worst change: as many gradient steps would take its passes."""
 
     certify: tuple[float, ...] = ()
     """Certify each case by randomised smoothing, with noise of these sizes (σ of the normalised image, per voxel)."""
@@ -296,6 +310,12 @@ class Attack:
         if not self.severities or not all(1 <= severity <= 5 for severity in self.severities):
             msg = f"--severities must be numbers from 1 to 5, got {' '.join(map(str, self.severities)) or 'none'}"
             raise ValueError(msg)
+        if self.worst_changes and self.worst_shift is None:
+            msg = "--worst-changes belong to --worst-shift: name the modality of the scans (mr, ct or any)"
+            raise ValueError(msg)
+        if not 1 <= self.worst_severity <= 5:
+            msg = f"--worst-severity must be a number from 1 to 5, got {self.worst_severity}"
+            raise ValueError(msg)
         for case in self.cases:
             check_name(case, "--cases")
         check_output(self.output)
@@ -310,6 +330,7 @@ class Attack:
             ("--check-cases", self.check_cases, 0),
             ("--windows-per-pass", self.windows_per_pass, 0),
             ("--samples", self.samples, 1),
+            ("--worst-steps", self.worst_steps, LEAST_STEPS),
         ):
             if count is not None and count < least:
                 msg = f"{name} must be at least {least}, got {count}"

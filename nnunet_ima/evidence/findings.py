@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from nnunet_ima.evidence.records import Certificate, Failure, Judgement, Margin, Result, Shifted, Transferred
+from nnunet_ima.evidence.records import (
+    Certificate,
+    Failure,
+    Judgement,
+    Margin,
+    Result,
+    Shifted,
+    Transferred,
+    WorstShift,
+)
 
 
 @dataclass
@@ -16,6 +25,7 @@ class Findings:
         margins: one for each model and case.
         certificates: one for each model, case and σ of smoothing.
         shifted: one for each model, case, disturbance and severity.
+        worst_shifts: one for each model and case whose worst change was searched.
         transferred: with several models, each under the noise of each other one.
         verdicts: of all models; see `evidence.verdict`.
         failed: cases that could not be measured.
@@ -25,6 +35,7 @@ class Findings:
     margins: list[Margin] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
     shifted: list[Shifted] = field(default_factory=list)
+    worst_shifts: list[WorstShift] = field(default_factory=list)
     transferred: list[Transferred] = field(default_factory=list)
     verdicts: list[Judgement] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)

@@ -233,6 +233,54 @@ class Shifted(Score):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShiftSearch:
+    """What a search for the worst change of a scan has found.
+
+    Attributes:
+        parameters: of each change by its name, in physical units; see `nnunet_ima.shift.searched`.
+        dice: under it, on the network's grid, as the search has seen it.
+        passes: forward and backward over the case.
+        loss: at each gradient step; () of a search at random.
+    """
+
+    parameters: dict[str, tuple[float, ...]]
+    dice: float
+    passes: int
+    loss: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstShift(Score):
+    """Score of a case under the worst realistic change that was found, written and read as any other scan.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        modality: of the scan: "MR", "CT" or "any".
+        severity: of all boxes, 1 to 5.
+        told: the changes in words, by their names.
+        changed: mean absolute change of the intensities, as a share of their standard deviation.
+        clean_dice: without any change.
+        random_dice: under the worst change that chance found with as many passes, through files, too.
+        climbed: what the search by gradient found.
+        drawn: what chance found.
+        identity: share of the voxels that are predicted otherwise where all changes have size 0.
+    """
+
+    model: str
+    case: str
+    modality: str
+    severity: int
+    told: dict[str, str]
+    changed: float
+    clean_dice: float
+    random_dice: float
+    climbed: ShiftSearch
+    drawn: ShiftSearch
+    identity: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transferred:
     """Dice of a model's case under noise that was made for another model, the source."""
 

@@ -9,6 +9,7 @@ from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
 from nnunet_ima.report.shift_table import shift_sections
 from nnunet_ima.report.wording import NOTHING, VERDICT, case_by_case, conclusion, interval_text, number, without_value
+from nnunet_ima.report.worst_shift_table import worst_shift_sections
 
 
 def audit_report(summary: dict[str, Any], facts: Mapping[str, str]) -> Document:
@@ -43,6 +44,7 @@ def results(summary: dict[str, Any]) -> list[Section]:
         title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
     sections += shift_sections(summary)
+    sections += worst_shift_sections(summary)
     sections += _certified(summary)
     sections += _transferred(summary)
     for model in models[1:]:

@@ -37,7 +37,7 @@ LIMITS = (
     "Only the cases named here were tested. Other patients, sites, scanners and protocols can fare worse.",
     "Noise is added to the images before the model's preprocessing ends, within the stated norm; changes of contrast, "
     "geometry, resolution or field of view are another question. Where realistic disturbances were looked at, each was "
-    "drawn once for a case: a worse draw of the same size may be found.",
+    "drawn once for a case; where the worst change was searched, a longer search may find a worse one.",
     "Dice compares volumes. A small error at a place that matters weighs little in it.",
 )
 
@@ -203,6 +203,9 @@ def _results(material: Material) -> tuple[Block, ...]:
         blocks.append(chart(margin_chart(summary, unit), "Share of cases that still stand.", "margins.png"))
     if (file := folder / "shift.png").is_file() and summary["shift"]:
         blocks.append(Picture(file, "Mean Dice under realistic disturbances of rising severity."))
+    for model in dict.fromkeys(row["model"] for row in summary["worst_shift"]):
+        if material.pictures and (file := folder / f"worst_shift_{model}.png").is_file():
+            blocks.append(Picture(file, "The worst realistic change found: scan, changed scan, predictions of both."))
     return tuple(blocks) or (Text("Nothing was attacked.", "warning"),)
 
 

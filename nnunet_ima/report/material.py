@@ -16,7 +16,7 @@ from nnunet_ima.evidence.store import MANIFEST
 from nnunet_ima.files import atomic_file, read_json
 from nnunet_ima.report.document import Layer, Shown
 
-FILE, SCHEMA = "dossier.json.gz", 2
+FILE, SCHEMA = "dossier.json.gz", 3
 OF_CASE = (
     *("model", "case", "attack", "eps", "dice", "clean_dice", "dice_per_class", "overlap", "hd95_mm", "nsd"),
     *("volume_error_per_class", "missed"),

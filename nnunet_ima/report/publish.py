@@ -31,6 +31,7 @@ from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.material import Material, of_case, read_material, write_material
 from nnunet_ima.report.shift_figure import draw_shift
 from nnunet_ima.report.volumes import fit
+from nnunet_ima.report.worst_shift_kept import draw_worst_changes
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.summary import summarise, write_summary
 
@@ -73,6 +74,7 @@ def publish(
     if summary["shift"]:
         draw_shift(summary, folder / "shift.png")
         figures.append("shift.png")
+    figures += draw_worst_changes(findings, pipelines, cases, store)
     kept = Kept(findings, cases, folder, volumes or Volumes())
     for name, pipeline in pipelines.items():
         worst = kept.worst(name, pipeline)

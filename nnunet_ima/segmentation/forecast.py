@@ -20,6 +20,7 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import read_volume
 from nnunet_ima.segmentation import margin, probes
 from nnunet_ima.segmentation.settings import Settings
+from nnunet_ima.segmentation.worst_search import PASSES_PER_STEP
 
 LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
 
@@ -105,6 +106,9 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks += sum(entry.guesses + entry.samples for entry in settings.smoothings)
     if settings.shift:
         looks += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
+    if settings.worst_shift:
+        # chance looks as often as a search has passes; both findings are predicted as files; and once without change
+        looks, steps = looks + PASSES_PER_STEP * settings.worst_shift.steps + 3, steps + settings.worst_shift.steps
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])

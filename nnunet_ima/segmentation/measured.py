@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nnunet_ima.evidence.records import Certificate, Margin, Result, Shifted, WhiteNoise
+from nnunet_ima.evidence.records import Certificate, Margin, Result, Shifted, WhiteNoise, WorstShift
 from nnunet_ima.evidence.verdict import Attempt, Course
 from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.certificate import certificate
@@ -13,6 +13,7 @@ from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
+from nnunet_ima.segmentation.worst_shift import worst_shift
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Measured:
     margins: list[Margin] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
     shifted: list[Shifted] = field(default_factory=list)
+    worst_shifts: list[WorstShift] = field(default_factory=list)
 
 
 def count(settings: Settings) -> int:
@@ -32,7 +34,7 @@ def count(settings: Settings) -> int:
     per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
     if settings.shift:
         per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
-    return per_case
+    return per_case + (settings.worst_shift is not None)
 
 
 def measure(audit: CaseAudit, watch: Watch, told: Callable[[], object]) -> Measured:
@@ -61,6 +63,9 @@ def measure(audit: CaseAudit, watch: Watch, told: Callable[[], object]) -> Measu
         told()
     for record in shifted(audit, settings.shift, watch) if settings.shift else ():
         found.shifted.append(record)
+        told()
+    if settings.worst_shift:
+        found.worst_shifts.append(worst_shift(audit, settings.worst_shift, watch))
         told()
     audit.finish()
     found.courses += [Course(result.dice, result.trace) for result in audit.components.values()]

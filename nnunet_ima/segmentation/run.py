@@ -28,6 +28,7 @@ from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_checks
 from nnunet_ima.segmentation.target import Watch
 from nnunet_ima.segmentation.transfer import transfer_check, transferred
+from nnunet_ima.segmentation.worst_shift_summary import worst_shift_checks
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
 
@@ -85,6 +86,7 @@ def run_audit(
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
             findings.shifted += audit.found.shifted
+            findings.worst_shifts += audit.found.worst_shifts
             findings.transferred += audit.found.transferred
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
@@ -150,6 +152,7 @@ class _ModelAudit:
         self.found.margins += measured.margins
         self.found.certificates += measured.certificates
         self.found.shifted += measured.shifted
+        self.found.worst_shifts += measured.worst_shifts
         self.attempts += measured.attempts
         self.courses += measured.courses
 
@@ -182,9 +185,10 @@ class _ModelAudit:
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)
         attacked = any(record.attack != "clean" for record in self.found.records)
-        if attacked or not self.found.shifted:
+        if attacked or not (self.found.shifted or self.found.worst_shifts):
             self.checks += verdict(self.attempts, self.courses, probed)
         self.checks += shift_checks(self.found.shifted) if self.found.shifted else []
+        self.checks += worst_shift_checks(self.found.worst_shifts) if self.found.worst_shifts else []
 
     def sources(self, others: Sequence[_ModelAudit]) -> dict[str, list[Result]]:
         """For each case the worst results of the other models."""

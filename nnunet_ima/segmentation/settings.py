@@ -24,6 +24,23 @@ class Shift:
 
 
 @dataclass(frozen=True)
+class WorstShiftSettings:
+    """Which worst change an audit searches.
+
+    Attributes:
+        modality: of the scans: "MR", "CT" or "any".
+        severity: of the boxes, 1 to 5.
+        steps: as many gradient steps would use up the passes of a search.
+        changes: names of those that are searched together, in their order; (): all that can happen to a scan.
+    """
+
+    modality: str
+    severity: int = 1
+    steps: int = 20
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
     """What an audit measures.
 
@@ -41,6 +58,7 @@ class Settings:
         save_adversarial: keep the adversarial volumes.
         smoothings: of the certificates that are wanted.
         shift: realistic disturbances that are looked at; None: none.
+        worst_shift: the worst realistic change that is searched; None: none.
     """
 
     attacks: tuple[str, ...]
@@ -56,6 +74,7 @@ class Settings:
     save_adversarial: bool
     smoothings: tuple[Smoothing, ...] = ()
     shift: Shift | None = None
+    worst_shift: WorstShiftSettings | None = None
 
     def question(self) -> dict[str, Any]:
         """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -91,13 +92,19 @@ def _prepare(case: CaseAudit, scan: Scan, disturbance: Disturbance | None, sever
         rng = np.random.default_rng(list("/".join(map(str, words)).encode()))
         parameters = json.loads(json.dumps(disturbance.draw(severity, scan, rng)))
         disturbed = disturbance.apply(scan, parameters)
+    with case.engine.store.scratch() as folder:
+        volume = through_files(case, disturbed, folder, "scan")
+    return _Prepared(volume, parameters, _change(scan, disturbed))
+
+
+def through_files(case: CaseAudit, scan: Scan, folder: Path, name: str) -> Volume:
+    """What nnU-Net's preprocessing makes of a scan of the case, from files NAME_0000, …, and NAME_label in a folder."""
     model = case.pipeline.model
     ending = model.dataset_json["file_ending"]
-    with case.engine.store.scratch() as folder:
-        images = [folder / f"scan_{channel:04d}{ending}" for channel in range(len(disturbed.channels))]
-        write_scan(disturbed, images, folder / f"label{ending}")
-        volume = read_volume(replace(case.case, images=tuple(images), label=folder / f"label{ending}"), model)
-    return _Prepared(volume, parameters, _change(scan, disturbed))
+    images = [folder / f"{name}_{channel:04d}{ending}" for channel in range(len(scan.channels))]
+    label = folder / f"{name}_label{ending}"
+    write_scan(scan, images, label)
+    return read_volume(replace(case.case, images=tuple(images), label=label), model)
 
 
 def _change(scan: Scan, disturbed: Scan) -> float:

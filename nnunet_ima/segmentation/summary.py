@@ -20,6 +20,7 @@ from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_models, shift_paired, shift_rows
 from nnunet_ima.segmentation.statistics import compared, interval
 from nnunet_ima.segmentation.transfer import transfer_rows
+from nnunet_ima.segmentation.worst_shift_summary import worst_shift_paired, worst_shift_rows
 from nnunet_ima.tasks.dice import dice_of_counts
 
 WORST = "worst of all"  # per case, over all attacks of the audit
@@ -45,6 +46,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         shift: of each model, disturbance and severity; see `shift_summary.shift_rows`.
         shift_models: of each model over all of them; see `shift_summary.shift_models`.
         paired_shift: of each further model; see `shift_summary.shift_paired`.
+        worst_shift: of each model and severity; see `worst_shift_summary.worst_shift_rows`.
+        paired_worst_shift: of each further model; see `worst_shift_summary.worst_shift_paired`.
         transfer: of each model under each other one's noise; see `transfer.transfer_rows`.
         paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
         paired_margins: the same of the robustness margins; see `_paired_margins`.
@@ -65,6 +68,8 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "shift": (rows := shift_rows(findings.shifted)),
         "shift_models": shift_models(rows),
         "paired_shift": shift_paired(findings.shifted),
+        "worst_shift": worst_shift_rows(findings.worst_shifts),
+        "paired_worst_shift": worst_shift_paired(findings.worst_shifts),
         "transfer": transfer_rows(findings.transferred),
         "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
         "paired_margins": [

@@ -20,6 +20,7 @@ from nnunet_ima.evidence.verdict import verdict
 from nnunet_ima.methods import METHODS, method_class, options
 from nnunet_ima.ranges import Choice, Range
 from nnunet_ima.shift import DISTURBANCES
+from nnunet_ima.shift.searched import SEARCHED
 from nnunet_ima.training.settings import SCHEDULE, Settings, resolve_settings
 
 TRAIN, CLASSIFY, AUDIT, COMPARE = (ROOT / "docs" / f"{name}.md" for name in ("train", "classify", "audit", "compare"))
@@ -60,6 +61,14 @@ def test_disturbances() -> None:
         for it in DISTURBANCES.values()
     }
     assert {name: row for name, row in known.items() if name in wanted} == wanted
+
+
+def test_changes_that_are_searched() -> None:
+    known = {row[0].strip("`"): row[1:] for row in rows(ROOT / "docs" / "worst_shift.md")[1:]}
+    assert known == {
+        it.name: [", ".join(it.modalities), " ".join(f"{level:g}" for level in it.severities), it.unit, it.parameters]
+        for it in SEARCHED.values()
+    }
 
 
 def test_the_schedule() -> None:
