@@ -1,4 +1,7 @@
-"""What is measured and kept: the records of an audit. A change here is another `schema.SCHEMA`."""
+"""What is measured and kept: the records of an audit.
+
+A change here is another `schema.SCHEMA`, unless it is a new field whose default says that nothing was recorded.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,26 @@ class Trace:
     quality: tuple[float, ...]
 
 
+Bin = tuple[int, float, int]
+"""Voxels whose confidence lies in a bin: their number, the sum of their confidence, and how many of them are right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How sure a model is of a prediction; see `segmentation.confidence`.
+
+    Attributes:
+        mean: of the largest probability, over the voxels predicted as foreground and a rim around them; None where
+            nothing is predicted.
+        entropy: the mean entropy there, in nats.
+        bins: of confidence from 0 to 1, for the voxels predicted or labelled as foreground and a rim around them.
+    """
+
+    mean: float | None
+    entropy: float | None
+    bins: tuple[Bin, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """A segmentation against the ground truth; ignored voxels and the background count nowhere.
@@ -73,6 +96,7 @@ class Score:
             is, as a share of the true one.
         volume_error_per_class: the same by name, with its sign: -1 for a missed one; None where the label lacks it.
         missed: names of the classes that the label holds and the prediction lacks.
+        confidence: of the prediction; None: an earlier release did not record it.
     """
 
     dice: float
@@ -85,6 +109,7 @@ class Score:
     volume_error: float | None
     volume_error_per_class: dict[str, float | None]
     missed: tuple[str, ...]
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

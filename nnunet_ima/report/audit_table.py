@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.report.confidence_table import confidence_sections
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
 from nnunet_ima.report.shift_table import shift_sections
 from nnunet_ima.report.wording import NOTHING, VERDICT, case_by_case, conclusion, interval_text, number, without_value
@@ -42,6 +43,7 @@ def results(summary: dict[str, Any]) -> list[Section]:
         threshold = summary["margins"][0]["threshold"]
         title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
+    sections += confidence_sections(summary)
     sections += shift_sections(summary)
     sections += _certified(summary)
     sections += _transferred(summary)

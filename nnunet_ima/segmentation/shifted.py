@@ -112,8 +112,8 @@ def _measure(
 ) -> Shifted:
     if not np.isin(made.volume.label, case.pipeline.model.label_manager.all_labels[1:]).any():
         raise _NothingLeftError
-    predicted = case.predictions.predict(made.volume.image, made.volume)
-    scores = score(predicted, made.volume, case.pipeline.model, case.settings.tolerance)
+    predicted, sure = case.predictions.predict_surely(made.volume.image, made.volume)
+    scores = score(predicted, made.volume, case.pipeline.model, case.settings.tolerance, sure)
     name = UNTOUCHED if disturbance is None else disturbance.name
     if watch is not None:
         watch(f"{name}@{severity}", scores.dice)
