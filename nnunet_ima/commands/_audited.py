@@ -128,20 +128,21 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
         margins=not command.no_margins,
         tolerance=command.tolerance,
         save_adversarial=command.save_adversarial,
-        shift=_shift(command, next(iter(models.values()))),
+        shift=_shift(command, list(models.values())),
         smoothings=tuple(Smoothing(sigma, command.samples) for sigma in sorted(set(command.certify))),
     )
 
 
-def _shift(command: Attack, model: TrainedModel) -> Shift | None:
-    """The disturbances asked for."""
+def _shift(command: Attack, models: Sequence[TrainedModel]) -> Shift | None:
+    """The disturbances asked for; what would keep them from being looked at is told before hours of work."""
     if command.shift is None:
         return None
+    from nnunet_ima.segmentation.input_check import find_likeness
     from nnunet_ima.segmentation.settings import Shift
     from nnunet_ima.shift import DISTURBANCES, find_disturbance
     from nnunet_ima.shift.through_torchio import torchio
 
-    ending = model.dataset_json["file_ending"]
+    ending = models[0].dataset_json["file_ending"]
     if ending not in SCANS:
         msg = f"--shift disturbs scans ({', '.join(SCANS)}), and the model's images are {ending} files"
         raise ValueError(msg)
@@ -151,6 +152,8 @@ def _shift(command: Attack, model: TrainedModel) -> Shift | None:
         if find_disturbance(name).name not in fitting:
             msg = f"--disturbances {name} does not happen to scans of --shift {command.shift}; {', '.join(fitting)} do"
             raise ValueError(msg)
-    torchio()  # missing, it is to be missed before hours of work
+    torchio()
+    for model in models:
+        find_likeness(model)
     chosen = tuple(dict.fromkeys(command.disturbances)) or tuple(fitting)
     return Shift(modality, chosen, tuple(sorted(set(command.severities))))

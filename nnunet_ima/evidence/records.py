@@ -230,6 +230,9 @@ class Certificate:
     seconds: float
 
 
+UNTOUCHED = "untouched"  # the scan, written and read again
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shifted(Score):
     """Score of a case under a realistic disturbance of its raw images; see `nnunet_ima.shift`.
@@ -255,6 +258,31 @@ class Shifted(Score):
     parameters: str
     changed: float
     clean_dice: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What `nnunet-ima-check` says of a scan under a disturbance; see `shift.likeness`.
+
+    Attributes:
+        model: name of the model, whose training scans are compared with.
+        case: name of the case.
+        disturbance: its name; "untouched" for the scan as it is.
+        severity: 1 to 5; 0 for the untouched scan.
+        flagged: the scan is unlike the training scans.
+        feature: the most unlike one.
+        distance: of this feature from the training scans' median, in spreads; None for an orientation that none has.
+        threshold: distance from which on a scan is flagged.
+    """
+
+    model: str
+    case: str
+    disturbance: str
+    severity: int
+    flagged: bool
+    feature: str
+    distance: float | None
+    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)

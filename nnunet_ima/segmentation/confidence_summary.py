@@ -9,9 +9,8 @@ from typing import Any
 
 from scipy.stats import mannwhitneyu
 
-from nnunet_ima.evidence.records import Result, Score, Shifted
+from nnunet_ima.evidence.records import UNTOUCHED, Result, Score, Shifted
 from nnunet_ima.segmentation.confidence import calibration_error, overconfidence, pooled
-from nnunet_ima.segmentation.shifted import UNTOUCHED
 
 FELL = 0.1  # Dice below that without noise or disturbance, from which on somebody should have been warned
 ALARMS = 0.05  # share of the clean cases that may lie below the threshold of confidence

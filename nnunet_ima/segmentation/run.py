@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -22,6 +23,7 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.certificate import certificate
+from nnunet_ima.segmentation.input_check import find_likeness
 from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.probes import probe
 from nnunet_ima.segmentation.settings import Settings
@@ -29,6 +31,7 @@ from nnunet_ima.segmentation.shift_summary import shift_checks
 from nnunet_ima.segmentation.shifted import shifted
 from nnunet_ima.segmentation.target import Watch
 from nnunet_ima.segmentation.transfer import transfer_check, transferred
+from nnunet_ima.shift.likeness import Likeness
 
 AT_HAND = 4  # cases whose audits are kept until they are probed
 
@@ -84,6 +87,7 @@ def run_audit(
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
             findings.shifted += audit.found.shifted
+            findings.checked += audit.found.checked
             findings.transferred += audit.found.transferred
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
@@ -107,6 +111,11 @@ class _ModelAudit:
     attempts: list[Attempt] = field(default_factory=list)
     courses: list[Course] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+
+    @cached_property
+    def likeness(self) -> Likeness | None:
+        """What the model's training scans look like, if anybody has learnt it."""
+        return find_likeness(self.pipeline.model)
 
     def measure(self, cases: Sequence[Case], probes: int) -> None:
         """Measure the cases; one that cannot be measured is noted, and the others go on."""
@@ -172,15 +181,17 @@ class _ModelAudit:
         for smoothing in self.settings.smoothings:
             certificates.append(certificate(audit, smoothing, watch))
             self.bar.update()
-        disturbed = []
-        for record in shifted(audit, self.settings.shift, watch) if self.settings.shift else ():
+        disturbed, checked = [], []
+        for record, check in shifted(audit, self.settings.shift, watch, self.likeness) if self.settings.shift else ():
             disturbed.append(record)
+            checked += [check] if check is not None else []
             self.bar.update()
         audit.finish()
         self.found.records += found  # all of a case or nothing, so that means compare like with like
         self.found.margins += margins
         self.found.certificates += certificates
         self.found.shifted += disturbed
+        self.found.checked += checked
         self.attempts += attempts
         self.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
 
