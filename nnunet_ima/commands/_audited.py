@@ -129,6 +129,7 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
         tolerance=command.tolerance,
         save_adversarial=command.save_adversarial,
         shift=_shift(command, list(models.values())),
+        vafa=tuple(sorted(set(command.vafa))),
         smoothings=tuple(Smoothing(sigma, command.samples) for sigma in sorted(set(command.certify))),
     )
 

@@ -286,6 +286,33 @@ class Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compressed(Score):
+    """Score of a case under the frequency attack, which no ε bounds; see `attacks.vafa`.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        q_max: bound of the quantisation tables, in 256ths of the range of grey values.
+        clean_dice: of the case as it is.
+        ssim: structural similarity of the attacked image to it, as the network gets them.
+        mean_change: mean absolute change of the voxels, in σ.
+        max_change: the largest one, in σ.
+        passes: that the attack took.
+        seconds: that it took.
+    """
+
+    model: str
+    case: str
+    q_max: float
+    clean_dice: float
+    ssim: float
+    mean_change: float
+    max_change: float
+    passes: Passes
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Transferred:
     """Dice of a model's case under noise that was made for another model, the source."""
 

@@ -23,6 +23,7 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.certificate import certificate
+from nnunet_ima.segmentation.frequency import compressed
 from nnunet_ima.segmentation.input_check import find_likeness
 from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.probes import probe
@@ -70,7 +71,7 @@ def run_audit(
     faults = find_faults(pipelines, cases) if faults is None else faults
     engine, volumes = Engine(store), volumes or Volumes()
     findings = Findings()
-    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
+    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + len(settings.vafa) + 1
     if settings.shift:
         per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     with _progress(len(pipelines) * len(cases) * per_case) as (bar, watch):
@@ -86,6 +87,7 @@ def run_audit(
             findings.records += audit.found.records
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
+            findings.compressed += audit.found.compressed
             findings.shifted += audit.found.shifted
             findings.checked += audit.found.checked
             findings.transferred += audit.found.transferred
@@ -181,6 +183,10 @@ class _ModelAudit:
         for smoothing in self.settings.smoothings:
             certificates.append(certificate(audit, smoothing, watch))
             self.bar.update()
+        frequency = []
+        for q_max in self.settings.vafa:
+            frequency.append(compressed(audit, q_max, watch))
+            self.bar.update()
         disturbed, checked = [], []
         for record, check in shifted(audit, self.settings.shift, watch, self.likeness) if self.settings.shift else ():
             disturbed.append(record)
@@ -190,6 +196,7 @@ class _ModelAudit:
         self.found.records += found  # all of a case or nothing, so that means compare like with like
         self.found.margins += margins
         self.found.certificates += certificates
+        self.found.compressed += frequency
         self.found.shifted += disturbed
         self.found.checked += checked
         self.attempts += attempts

@@ -18,6 +18,7 @@ from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.segmentation.confidence import calibration_error
 from nnunet_ima.segmentation.confidence_summary import confidence_rows, confidence_warnings
+from nnunet_ima.segmentation.frequency import frequency_rows
 from nnunet_ima.segmentation.input_check import false_alarms, silent_failures
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_models, shift_paired, shift_rows
@@ -52,6 +53,7 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         confidence_warnings: whether low confidence would have warned; see `confidence_summary.confidence_warnings`.
         input_check: what it says of each model's untouched scans; see `input_check.false_alarms`.
         silent_failures: disturbed predictions that nothing has warned of; see `input_check.silent_failures`.
+        frequency: of each model under the frequency attack; see `frequency.frequency_rows`.
         transfer: of each model under each other one's noise; see `transfer.transfer_rows`.
         paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
         paired_margins: the same of the robustness margins; see `_paired_margins`.
@@ -76,6 +78,7 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "confidence_warnings": confidence_warnings(findings.records, findings.shifted),
         "input_check": false_alarms(findings.checked, findings.shifted),
         "silent_failures": silent_failures(findings.checked, findings.shifted, findings.records),
+        "frequency": frequency_rows(findings.compressed),
         "transfer": transfer_rows(findings.transferred),
         "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
         "paired_margins": [
