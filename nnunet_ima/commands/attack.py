@@ -86,7 +86,7 @@ class Attack:
 
     attack: tuple[str, ...] = ("pgd",)
     """Attacks: pgd (the paper's), quick, fast (two attacks), standard (five), full (nine), or one of fgsm, ifgsm, apgd,
-    segpgd, cospgd, square, spsa, noise-uniform, noise-gaussian."""
+    segpgd, cospgd, few-slices, few-slices-25, one-slice, square, spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None
     """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""
