@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from nnunet_ima.attacks.few_slices import few_slices, slice_scores, support
+from nnunet_ima.attacks.few_slices import SCOUTED, energy, few_slices, support
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Problem
+from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.tasks.voxelwise import Labels
 
 LOSS = bound("trained", Labels())
@@ -32,23 +33,34 @@ def test_noise_is_on_as_many_slices_as_asked_and_inside_the_ball(
     assert (problem.norm.size(found.x.double() - problem.x) <= eps * (1 + 1e-6)).all()
 
 
-def test_slices_are_those_that_the_model_is_most_sensitive_to(segmentation: Callable[..., Problem]) -> None:
-    """A linear loss with known weights: its gradient on a slice is the slice's weight, whatever the sample."""
-    weights = torch.tensor([0.1, 3.0, 0.2, 1.0, 0.0, 0.5, 2.0, 0.3])
-    problem = replace(segmentation(3, samples=2), model=lambda x: x * weights[:, None, None])
-    scores = slice_scores(problem, lambda logits, y, progress: logits.flatten(1).mean(1))
-    torch.testing.assert_close(scores, (64 * weights.square()).expand(2, 8))  # voxels of a slice
-    free = support(scores, 0.25, problem.x)
-    assert free.shape == (2, 1, 8, 1, 1)
-    assert free[0].flatten().nonzero().flatten().tolist() == [1, 6]
+def test_slices_are_those_that_noise_is_drawn_to(generator: torch.Generator) -> None:
+    """Of a linear model the steepest noise is its weights: slices go by the weights' squares."""
+    weights = torch.tensor([0.1, 3.0, 0.2, 1.0, 0.0, 0.5, 2.0, 0.3])[:, None, None].expand(8, 4, 4)
+    x = torch.zeros(2, 1, 8, 4, 4)
+    problem = Problem(
+        model=lambda x: (x[:, 0] * weights).sum((1, 2, 3)),
+        x=x,
+        y=torch.zeros(2),
+        eps=torch.tensor([1.0, 2.0]),
+        norm=NORMS["L2"],
+        quality=lambda logits, y: (100 - logits).clamp_min(0),
+    )
+    found = few_slices(problem, lambda logits, y, _: logits, steps=40, generator=generator, share=0.25)
+    on = energy(found.x)
+    assert [row.nonzero().flatten().tolist() for row in on] == [[1, 6], [1, 6]]
+    best = problem.eps * (16 * (3.0**2 + 2.0**2)) ** 0.5  # the weights' norm on these slices, times ε
+    torch.testing.assert_close(100 - found.quality, best, rtol=1e-3, atol=0)
+    free = support(torch.tensor([[1.0, 3.0, 2.0]] * 2), 0.5, torch.zeros(2, 1, 3, 4))
+    assert free.flatten(1).tolist() == [[0, 1, 1]] * 2
 
 
 def test_all_slices_are_no_restriction(segmentation: Callable[..., Problem]) -> None:
-    problem = segmentation(3)
-    whole = pgd(problem, LOSS, steps=5, generator=torch.Generator().manual_seed(0))
+    problem, numbers = segmentation(3), torch.Generator().manual_seed(0)
+    scout = pgd(problem, LOSS, steps=SCOUTED, generator=numbers)
+    whole = pgd(problem, LOSS, steps=5, generator=numbers)
     found = few_slices(problem, LOSS, steps=5, generator=torch.Generator().manual_seed(0), share=1.0)
     assert torch.equal(found.x, whole.x)
-    assert torch.equal(found.forward, whole.forward + 1)
+    assert torch.equal(found.forward, whole.forward + scout.forward)
 
 
 def test_where_noise_may_not_go_it_does_not(segmentation: Callable[..., Problem], generator: torch.Generator) -> None:
