@@ -3,8 +3,8 @@
     python scripts/detection_rates.py -d 4 --fold 0 --modality MR --cases 20
 
 Learns from the training cases of a fold in nnUNet_raw; the validation cases, which nothing was learnt from, give the
-false alarms, and under each disturbance and severity the share that is flagged. Disturbed scans are put back onto as
-many grey levels as they had, since an export does so, and their number would betray every disturbance. Prints a table.
+false alarms, and under each disturbance and severity the share that is flagged. Disturbed scans are put back onto no
+more grey levels than they had, as by an export: their number would betray every disturbance. Prints a table.
 """
 
 from __future__ import annotations
@@ -15,19 +15,10 @@ import numpy as np
 
 from nnunet_ima.datasets.folders import find_dataset
 from nnunet_ima.inference.cases import dataset_cases
-from nnunet_ima.shift import DISTURBANCES, Scan
+from nnunet_ima.shift import DISTURBANCES
+from nnunet_ima.shift.exported import exported
 from nnunet_ima.shift.likeness import learn
 from nnunet_ima.shift.scan_files import read_scan
-
-
-def requantised(disturbed: Scan, scan: Scan) -> Scan:
-    """A scan on as many grey levels as another one."""
-    channels = []
-    for channel, original in zip(disturbed.channels, scan.channels, strict=True):
-        low, high, steps = channel.min(), channel.max(), max(1, len(np.unique(original)) - 1)
-        width = (high - low) / steps or 1.0
-        channels.append(low + np.rint((channel - low) / width) * width)
-    return disturbed.with_channels(np.stack(channels))
 
 
 def main() -> None:
@@ -63,9 +54,7 @@ def main() -> None:
             flagged = 0
             for number, scan in enumerate(some):
                 rng = np.random.default_rng([number, 0])
-                disturbed = disturbance.apply(scan, disturbance.draw(severity, scan, rng))
-                if disturbance.name != "grey-levels":
-                    disturbed = requantised(disturbed, scan)
+                disturbed = exported(disturbance.apply(scan, disturbance.draw(severity, scan, rng)), scan)
                 feature, distance = next(iter(likeness.unlike(disturbed).items()))
                 if distance > likeness.threshold:
                     flagged += 1

@@ -4,7 +4,7 @@
 
 For each model and noise level: the mean Dice that each attack leaves alone, and, in the order in which they help most,
 that of each case's worst so far, with the passes that it took. An attack that was not run because the case was at 0
-already counts as 0.
+already counts as 0. Attacks on a few slices stand in it as any other: their budget is the same.
 """
 
 from __future__ import annotations

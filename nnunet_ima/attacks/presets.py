@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.apgd import LARGE_TO_SMALL, apgd
+from nnunet_ima.attacks.few_slices import few_slices
 from nnunet_ima.attacks.losses import bound, find_loss
 from nnunet_ima.attacks.noise import white_noise
 from nnunet_ima.attacks.pgd import pgd
@@ -21,6 +22,7 @@ from nnunet_ima.attacks.spsa import spsa
 from nnunet_ima.attacks.square import square
 from nnunet_ima.tasks.voxelwise import Labels
 
+ONE = 1e-9  # share of the slices of which there is one, however many there are
 PROBED_AT_ONCE = 2**24  # elements of the samples that SPSA puts into one pass
 
 Attack = Callable[[Problem, Loss, int, torch.Generator, Tensor | None], Attacked]
@@ -110,6 +112,12 @@ def _noise(
     return white_noise(problem, kind, draws=steps, generator=generator)
 
 
+def _few_slices(
+    problem: Problem, loss: Loss, steps: int, generator: torch.Generator, start: Tensor | None, *, share: float
+) -> Attacked:
+    return few_slices(problem, loss, steps=steps, generator=generator, share=share, start=start)
+
+
 VERSION = 2  # to be raised when an attack finds other noise than before under the same name
 
 PGD = Component("pgd", _pgd, 100)  # the paper's
@@ -129,6 +137,9 @@ PRESETS: dict[str, tuple[Component, ...]] = {
     "apgd": (Component("apgd", _apgd, 100),),
     "segpgd": (SEGPGD,),
     "cospgd": (Component("cospgd", _pgd, 100, "cospgd"),),
+    "few-slices": (Component("few-slices", partial(_few_slices, share=0.1), 100),),
+    "few-slices-25": (Component("few-slices-25", partial(_few_slices, share=0.25), 100),),
+    "one-slice": (Component("one-slice", partial(_few_slices, share=ONE), 100),),
     "square": (Component("square", _square, 1000, "searched", False),),
     "spsa": (Component("spsa", partial(_spsa, samples=128), 20, "searched", False, passes=129),),
     "quick": (Component("apgd-50", _apgd, 50),),

@@ -128,21 +128,24 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
         margins=not command.no_margins,
         tolerance=command.tolerance,
         save_adversarial=command.save_adversarial,
-        shift=_shift(command, next(iter(models.values()))),
-        worst_shift=_worst_shift(command, models),
+        shift=_shift(command, list(models.values())),
+        worst_shift=_worst_shift(command, list(models.values())),
+        vafa=tuple(sorted(set(command.vafa))),
         smoothings=tuple(Smoothing(sigma, command.samples) for sigma in sorted(set(command.certify))),
     )
 
 
-def _shift(command: Attack, model: TrainedModel) -> Shift | None:
-    """The disturbances asked for."""
+def _shift(command: Attack, models: Sequence[TrainedModel]) -> Shift | None:
+    """The disturbances asked for; what would keep them from being looked at is told before hours of work."""
     if command.shift is None:
         return None
+    from nnunet_ima.segmentation.input_check import find_likeness
     from nnunet_ima.segmentation.settings import Shift
     from nnunet_ima.shift import DISTURBANCES, find_disturbance
     from nnunet_ima.shift.through_torchio import torchio
 
-    _check_scans("--shift", model)
+    for model in models:
+        _check_scans("--shift", model)
     modality = _modality(command.shift)
     fitting = [it.name for it in DISTURBANCES.values() if {modality, "any"} & set(it.modalities)]
     for name in command.disturbances:
@@ -150,11 +153,13 @@ def _shift(command: Attack, model: TrainedModel) -> Shift | None:
             msg = f"--disturbances {name} does not happen to scans of --shift {command.shift}; {', '.join(fitting)} do"
             raise ValueError(msg)
     torchio()  # missing, it is to be missed before hours of work
+    for model in models:
+        find_likeness(model)
     chosen = tuple(dict.fromkeys(command.disturbances)) or tuple(fitting)
     return Shift(modality, chosen, tuple(sorted(set(command.severities))))
 
 
-def _worst_shift(command: Attack, models: dict[str, TrainedModel]) -> WorstShiftSettings | None:
+def _worst_shift(command: Attack, models: Sequence[TrainedModel]) -> WorstShiftSettings | None:
     """The worst change asked for."""
     if command.worst_shift is None:
         return None
@@ -162,7 +167,7 @@ def _worst_shift(command: Attack, models: dict[str, TrainedModel]) -> WorstShift
     from nnunet_ima.segmentation.settings import WorstShiftSettings
     from nnunet_ima.shift.searched import SEARCHED
 
-    for model in models.values():
+    for model in models:
         _check_scans("--worst-shift", model)
         check_known(model)
     modality = _modality(command.worst_shift)

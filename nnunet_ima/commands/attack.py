@@ -88,7 +88,7 @@ class Attack:
 
     attack: tuple[str, ...] = ("pgd",)
     """Attacks: pgd (the paper's), quick, fast (two attacks), standard (five), full (nine), or one of fgsm, ifgsm, apgd,
-    segpgd, cospgd, square, spsa, noise-uniform, noise-gaussian."""
+    segpgd, cospgd, few-slices, few-slices-25, one-slice, square, spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None
     """Gradient steps of every attack, instead of the attack's own number (FGSM keeps its one)."""
@@ -110,6 +110,10 @@ class Attack:
 
     check_cases: int = 2
     """Cases that are measured again to judge the evidence (more steps, black box, very large noise)."""
+
+    vafa: tuple[float, ...] = ()
+    """Attack each case by compression, too (VAFA): largest entries of its quantisation tables, such as 10 20 30, in
+    256ths of the range of grey values. Reported apart, as no ε bounds it."""
 
     shift: Literal["mr", "ct", "any"] | None = None
     """Look at realistic disturbances of scans of this modality, too: noise, motion, contrast, resolution, geometry."""
@@ -303,6 +307,10 @@ class Attack:
         for value in self.certify:
             if not (math.isfinite(value) and value > 0):
                 msg = f"--certify must be numbers above 0, got {value:g}"
+                raise ValueError(msg)
+        for value in self.vafa:
+            if not (math.isfinite(value) and value >= 1):
+                msg = f"--vafa must be numbers of at least 1 grey level, got {value:g}"
                 raise ValueError(msg)
         if self.disturbances and self.shift is None:
             msg = "--disturbances belong to --shift: name the modality of the scans (mr, ct or any)"

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from nnunet_ima.evidence.records import (
     Certificate,
+    Checked,
+    Compressed,
     Failure,
     Judgement,
     Margin,
@@ -26,6 +28,8 @@ class Findings:
         certificates: one for each model, case and σ of smoothing.
         shifted: one for each model, case, disturbance and severity.
         worst_shifts: one for each model and case whose worst change was searched.
+        checked: what the input check says of each scan that was disturbed, where it knows the model's training scans.
+        compressed: one for each model, case and bound of the frequency attack's tables.
         transferred: with several models, each under the noise of each other one.
         verdicts: of all models; see `evidence.verdict`.
         failed: cases that could not be measured.
@@ -36,6 +40,8 @@ class Findings:
     certificates: list[Certificate] = field(default_factory=list)
     shifted: list[Shifted] = field(default_factory=list)
     worst_shifts: list[WorstShift] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
+    compressed: list[Compressed] = field(default_factory=list)
     transferred: list[Transferred] = field(default_factory=list)
     verdicts: list[Judgement] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)

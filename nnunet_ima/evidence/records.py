@@ -1,4 +1,7 @@
-"""What is measured and kept: the records of an audit. A change here is another `schema.SCHEMA`."""
+"""What is measured and kept: the records of an audit.
+
+A change here is another `schema.SCHEMA`, unless it is a new field whose default says that nothing was recorded.
+"""
 
 from __future__ import annotations
 
@@ -55,6 +58,26 @@ class Trace:
     quality: tuple[float, ...]
 
 
+Bin = tuple[int, float, int]
+"""Voxels whose confidence lies in a bin: their number, the sum of their confidence, and how many of them are right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confidence:
+    """How sure a model is of a prediction; see `segmentation.confidence`.
+
+    Attributes:
+        mean: of the largest probability, over the voxels predicted as foreground and a rim around them; None where
+            nothing is predicted.
+        entropy: the mean entropy there, in nats.
+        bins: of confidence from 0 to 1, for the voxels predicted or labelled as foreground and a rim around them.
+    """
+
+    mean: float | None
+    entropy: float | None
+    bins: tuple[Bin, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """A segmentation against the ground truth; ignored voxels and the background count nowhere.
@@ -73,6 +96,7 @@ class Score:
             is, as a share of the true one.
         volume_error_per_class: the same by name, with its sign: -1 for a missed one; None where the label lacks it.
         missed: names of the classes that the label holds and the prediction lacks.
+        confidence: of the prediction; None: an earlier release did not record it.
     """
 
     dice: float
@@ -85,6 +109,7 @@ class Score:
     volume_error: float | None
     volume_error_per_class: dict[str, float | None]
     missed: tuple[str, ...]
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +230,9 @@ class Certificate:
     seconds: float
 
 
+UNTOUCHED = "untouched"  # the scan, written and read again
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shifted(Score):
     """Score of a case under a realistic disturbance of its raw images; see `nnunet_ima.shift`.
@@ -278,6 +306,58 @@ class WorstShift(Score):
     climbed: ShiftSearch
     drawn: ShiftSearch
     identity: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What `nnunet-ima-check` says of a scan under a disturbance; see `shift.likeness`.
+
+    Attributes:
+        model: name of the model, whose training scans are compared with.
+        case: name of the case.
+        disturbance: its name; "untouched" for the scan as it is.
+        severity: 1 to 5; 0 for the untouched scan.
+        flagged: the scan is unlike the training scans.
+        feature: the most unlike one.
+        distance: of this feature from the training scans' median, in spreads; None for an orientation that none has.
+        threshold: distance from which on a scan is flagged.
+    """
+
+    model: str
+    case: str
+    disturbance: str
+    severity: int
+    flagged: bool
+    feature: str
+    distance: float | None
+    threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compressed(Score):
+    """Score of a case under the frequency attack, which no ε bounds; see `attacks.vafa`.
+
+    Attributes:
+        model: name of the model.
+        case: name of the case.
+        q_max: bound of the quantisation tables, in 256ths of the range of grey values.
+        clean_dice: of the case as it is.
+        ssim: structural similarity of the attacked image to it, as the network gets them.
+        mean_change: mean absolute change of the voxels, in σ.
+        max_change: the largest one, in σ.
+        passes: that the attack took.
+        seconds: that it took.
+    """
+
+    model: str
+    case: str
+    q_max: float
+    clean_dice: float
+    ssim: float
+    mean_change: float
+    max_change: float
+    passes: Passes
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)

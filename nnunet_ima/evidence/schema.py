@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-SCHEMA = 2  # to be raised when a field of a stored record changes its name, type or meaning
+SCHEMA = (
+    2  # to be raised when a field of a stored record changes its name, type or meaning, or a new one has no default
+)
 
 R = TypeVar("R")
 
@@ -27,12 +29,14 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[R], content: Any) -> R:
     """Return a record of a kind from JSON values; fields that it does not know are left out.
 
+    Fields that have a default may be missing: those of records that an earlier release has kept.
+
     Args:
         kind: a dataclass of numbers, texts, truth values, None, and of dictionaries, tuples and dataclasses of them.
         content: what `to_json` made.
 
     Raises:
-        ValueError: a field is missing or of another type.
+        ValueError: a field without a default is missing, or one is of another type.
     """
     found: R = _read(kind, content, kind.__name__)
     return found
@@ -47,10 +51,11 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     origin, inner = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(value, dict):
         hints = _hints(cast(type, kind))
-        if missing := [key for key in hints if key not in value]:
-            msg = f"{name} lacks {', '.join(missing)}"
+        if missing := _needed(cast(type, kind)) - value.keys():
+            msg = f"{name} lacks {', '.join(key for key in hints if key in missing)}"
             raise ValueError(msg)
-        return kind(**{key: _read(hint, value[key], f"{name}.{key}") for key, hint in hints.items()})  # type: ignore[operator]
+        held = {key: _read(hint, value[key], f"{name}.{key}") for key, hint in hints.items() if key in value}
+        return kind(**held)  # type: ignore[operator]
     if origin in (Union, UnionType):
         if value is None and NoneType in inner:
             return None
@@ -67,6 +72,12 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         return value
     msg = f"{name} must be of the type {getattr(kind, '__name__', kind)}, got {value!r}"
     raise ValueError(msg)
+
+
+@cache
+def _needed(kind: type) -> frozenset[str]:
+    """Names of the fields without a default."""
+    return frozenset(it.name for it in fields(kind) if it.default is MISSING and it.default_factory is MISSING)
 
 
 @cache

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.report.confidence_table import confidence_sections
 from nnunet_ima.report.document import Block, Bullets, Column, Document, Row, Section, Table, Text
 from nnunet_ima.report.shift_table import shift_sections
 from nnunet_ima.report.wording import NOTHING, VERDICT, case_by_case, conclusion, interval_text, number, without_value
@@ -43,8 +44,10 @@ def results(summary: dict[str, Any]) -> list[Section]:
         threshold = summary["margins"][0]["threshold"]
         title = f"Robustness margins: the smallest ε at which Dice falls below {threshold:g}"
         sections.append(Section(title, (Table.of(summary["margins"], _margin_columns(summary["margins"])),)))
+    sections += confidence_sections(summary)
     sections += shift_sections(summary)
     sections += worst_shift_sections(summary)
+    sections += _frequency(summary)
     sections += _certified(summary)
     sections += _transferred(summary)
     for model in models[1:]:
@@ -64,6 +67,13 @@ def _transferred(summary: dict[str, Any]) -> list[Section]:
         "The worst noise found for one model, added for another one: what an attacker does who has a similar model."
     )
     return [Section("Noise made for another model", (told, Table.of(rows, TRANSFERRED)))] if rows else []
+
+
+def _frequency(summary: dict[str, Any]) -> list[Section]:
+    """Models under the frequency attack, apart from all that an ε bounds."""
+    rows = summary.get("frequency", [])  # an earlier release wrote none
+    title = "Frequency attack (VAFA): compression made for the model"
+    return [Section(title, (Text(COMPRESSION, "note"), Table.of(rows, FREQUENCY)), "frequency")] if rows else []
 
 
 def _certified(summary: dict[str, Any]) -> list[Section]:
@@ -203,6 +213,22 @@ CERTIFIED: list[Column] = [
     ("worst case, at least", lambda row: f"{row['worst_dice']:.3f}"),
     ("smoothed, no further noise", lambda row: f"{row['smoothed_dice']:.3f}"),
     ("voxels not certified", lambda row: f"{row['abstained']:.2%}"),
+]
+COMPRESSION = (
+    "Cosine transforms of blocks of 8×8×8 voxels are rounded to multiples of tables that are learnt for each case, "
+    "with entries up to the bound, in 256ths of the range of grey values. No ε bounds the change: do not set these "
+    "numbers beside those at an ε."
+)
+FREQUENCY: list[Column] = [
+    ("model", lambda row: row["model"]),
+    ("bound of the tables", lambda row: f"{row['q_max']:g}"),
+    ("mean Dice [95 %]", lambda row: f"{row['mean_dice']:.3f}{interval_text(row['interval'])}"),
+    ("without it", lambda row: f"{row['clean_dice']:.3f}"),
+    ("worst (case)", lambda row: f"{row['worst_dice']:.3f} ({row['worst_case']})"),
+    ("SSIM", lambda row: f"{row['ssim']:.3f}"),
+    ("mean change, σ", lambda row: f"{row['mean_change']:.3g}"),
+    ("largest change, σ", lambda row: f"{row['max_change']:.3g}"),
+    ("cases", lambda row: str(row["cases"])),
 ]
 TRANSFERRED: list[Column] = [
     ("noise made for", lambda row: row["source"]),

@@ -16,7 +16,16 @@ from nnunet_ima.attacks.noise import draw_white_noise
 from nnunet_ima.attacks.presets import PRESETS, Component, find_component
 from nnunet_ima.attacks.problem import Attacked
 from nnunet_ima.evidence.engine import Engine, Unit
-from nnunet_ima.evidence.records import ComponentResult, NoiseSize, Passes, Result, Score, WhiteNoise, Written
+from nnunet_ima.evidence.records import (
+    ComponentResult,
+    Confidence,
+    NoiseSize,
+    Passes,
+    Result,
+    Score,
+    WhiteNoise,
+    Written,
+)
 from nnunet_ima.evidence.seeds import generator
 from nnunet_ima.evidence.traces import summarised
 from nnunet_ima.inference.cases import Case
@@ -124,18 +133,18 @@ class CaseAudit:
         """Dice of what nnU-Net predicts on a preprocessed image (C, *spatial)."""
         return mean_dice(self.predictions.predict(image, self.volume), self.volume, self.pipeline.model)
 
-    def _scored(self, predicted: LabelMap) -> Score:
-        return score(predicted, self.volume, self.pipeline.model, self.settings.tolerance)
+    def _scored(self, predicted: LabelMap, sure: Confidence) -> Score:
+        return score(predicted, self.volume, self.pipeline.model, self.settings.tolerance, sure)
 
     def clean(self) -> Result:
         """Score of the prediction on the clean image, which is stored."""
         return self.engine.result(self.unit("clean"), Result, self._clean)
 
     def _clean(self, unit: Unit) -> Result:
-        predicted = self.predictions.predict(self.volume.image, self.volume)
+        predicted, sure = self.predictions.predict_surely(self.volume.image, self.volume)
         self.predictions.write(predicted, self.volume, unit.name)
         self._predicted[unit.name] = predicted
-        found = self._scored(predicted)
+        found = self._scored(predicted, sure)
         return Result(
             **_fields(found, Score),
             model=self.name,
@@ -187,11 +196,12 @@ class CaseAudit:
         attacked = self.attack(component.with_steps(self.settings.steps), eps, unit.name, watch)
         seconds = round(perf_counter() - begin, 2)
         image = attacked.x[0].cpu()
-        found = _Found(image - self.volume.image, self.predictions.predict(image, self.volume))
+        predicted, sure = self.predictions.predict_surely(image, self.volume)
+        found = _Found(image - self.volume.image, predicted)
         self.engine.store.put_noise(found.noise, self.name, self.case.name, unit.name)
         self._found[unit.name] = found
         return ComponentResult(
-            **_fields(self._scored(found.predicted), Score),
+            **_fields(self._scored(predicted, sure), Score),
             noise=self._sizes(found.noise),
             trace=summarised(attacked.trace, component.keeps_form(self.pipeline.model.labels)),
             passes=Passes(forward=int(attacked.forward.sum()), backward=int(attacked.backward.sum())),

@@ -18,7 +18,7 @@ from nnunet_ima.evidence.probes import SCALES
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import read_volume
-from nnunet_ima.segmentation import margin, probes
+from nnunet_ima.segmentation import frequency, margin, probes
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.worst_search import PASSES_PER_STEP
 
@@ -104,6 +104,8 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     if settings.margins and settings.eps:
         looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
     looks += sum(entry.guesses + entry.samples for entry in settings.smoothings)
+    looks += len(settings.vafa) * (LOOKS + 1)
+    steps += len(settings.vafa) * frequency.steps(settings.steps)
     if settings.shift:
         looks += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     if settings.worst_shift:

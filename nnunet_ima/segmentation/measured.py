@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from nnunet_ima.evidence.records import Certificate, Margin, Result, Shifted, WhiteNoise, WorstShift
+from nnunet_ima.evidence.records import (
+    Certificate,
+    Checked,
+    Compressed,
+    Margin,
+    Result,
+    Shifted,
+    WhiteNoise,
+    WorstShift,
+)
 from nnunet_ima.evidence.verdict import Attempt, Course
 from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.certificate import certificate
+from nnunet_ima.segmentation.frequency import compressed
+from nnunet_ima.segmentation.input_check import find_likeness
 from nnunet_ima.segmentation.margin import margin
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shifted import shifted
@@ -25,13 +36,15 @@ class Measured:
     courses: list[Course] = field(default_factory=list)
     margins: list[Margin] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
+    compressed: list[Compressed] = field(default_factory=list)
     shifted: list[Shifted] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
     worst_shifts: list[WorstShift] = field(default_factory=list)
 
 
 def count(settings: Settings) -> int:
     """Measurements of a case that are told one by one."""
-    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + 1
+    per_case = len(settings.eps) * len(settings.attacks) + len(settings.smoothings) + len(settings.vafa) + 1
     if settings.shift:
         per_case += len(settings.shift.disturbances) * len(settings.shift.severities) + 1
     return per_case + (settings.worst_shift is not None)
@@ -61,8 +74,13 @@ def measure(audit: CaseAudit, watch: Watch, told: Callable[[], object]) -> Measu
     for smoothing in settings.smoothings:
         found.certificates.append(certificate(audit, smoothing, watch))
         told()
-    for record in shifted(audit, settings.shift, watch) if settings.shift else ():
+    for q_max in settings.vafa:
+        found.compressed.append(compressed(audit, q_max, watch))
+        told()
+    likeness = find_likeness(audit.pipeline.model) if settings.shift else None
+    for record, check in shifted(audit, settings.shift, watch, likeness) if settings.shift else ():
         found.shifted.append(record)
+        found.checked += [check] if check is not None else []
         told()
     if settings.worst_shift:
         found.worst_shifts.append(worst_shift(audit, settings.worst_shift, watch))

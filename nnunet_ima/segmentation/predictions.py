@@ -11,10 +11,12 @@ import numpy as np
 from torch import Tensor
 
 from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.evidence.records import Confidence
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import atomic_file
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume, reread, segment, write_label_map, write_map, write_noisy
+from nnunet_ima.segmentation.confidence import confidence
 from nnunet_ima.segmentation.scores import mean_dice
 
 LabelMap = np.ndarray[Any, Any]
@@ -33,17 +35,26 @@ class Predictions:
         self._predictor = self.model.predictor(pipeline.step_size, pipeline.mirroring)
 
     def predict(self, image: Tensor, volume: Volume) -> LabelMap:
-        """Raw-space label map (Z, Y, X) of an image (C, *spatial) that was preprocessed as a volume was.
+        """Raw-space label map (Z, Y, X) of an image (C, *spatial) that was preprocessed as a volume was."""
+        return segment(self.logits(image, volume), volume, self.model)
+
+    def predict_surely(self, image: Tensor, volume: Volume) -> tuple[LabelMap, Confidence]:
+        """The same, and how sure the model is of it."""
+        logits = self.logits(image, volume)
+        return segment(logits, volume, self.model), confidence(logits, volume.target, self.model.labels)
+
+    def logits(self, image: Tensor, volume: Volume) -> Tensor:
+        """Fused logits (K, *spatial) of such an image.
 
         Raises:
             ValueError: nnU-Net cannot predict it, as where logits exceed half precision.
         """
         try:
-            logits = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
+            logits: Tensor = self._predictor.predict_logits_from_preprocessed_data(image.cpu())
         except RuntimeError as error:
             msg = f"nnU-Net's prediction of {self._place[1]} with {self.model.folder} fails: {last_line(error)}"
             raise ValueError(msg) from error
-        return segment(logits, volume, self.model)
+        return logits
 
     def file(self, what: str, ending: str | None = None) -> Path:
         """Where an image of this model and case is stored."""

@@ -85,8 +85,10 @@ def run_audit(
             findings.records += audit.found.records
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
+            findings.compressed += audit.found.compressed
             findings.shifted += audit.found.shifted
             findings.worst_shifts += audit.found.worst_shifts
+            findings.checked += audit.found.checked
             findings.transferred += audit.found.transferred
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
@@ -151,7 +153,9 @@ class _ModelAudit:
         self.found.records += measured.records
         self.found.margins += measured.margins
         self.found.certificates += measured.certificates
+        self.found.compressed += measured.compressed
         self.found.shifted += measured.shifted
+        self.found.checked += measured.checked
         self.found.worst_shifts += measured.worst_shifts
         self.attempts += measured.attempts
         self.courses += measured.courses

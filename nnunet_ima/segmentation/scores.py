@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from nnunetv2.evaluation.evaluate_predictions import compute_tp_fp_fn_tn, region_or_label_to_mask
 
-from nnunet_ima.evidence.records import Score
+from nnunet_ima.evidence.records import Confidence, Score
 from nnunet_ima.inference.model import TrainedModel
 from nnunet_ima.inference.volume import Array, Volume
 from nnunet_ima.tasks.dice import dice_of_counts
@@ -19,7 +19,9 @@ Overlap = tuple[int, int, int]
 """Voxels: true positive, false positive, false negative."""
 
 
-def score(predicted: Array, volume: Volume, model: TrainedModel, tolerance: float) -> Score:
+def score(
+    predicted: Array, volume: Volume, model: TrainedModel, tolerance: float, confidence: Confidence | None = None
+) -> Score:
     """Score a segmentation against the ground truth.
 
     Args:
@@ -27,6 +29,7 @@ def score(predicted: Array, volume: Volume, model: TrainedModel, tolerance: floa
         volume: holds the ground truth.
         model: names the classes (or regions).
         tolerance: distance in mm up to which surfaces agree.
+        confidence: of the model, which is told with the score.
 
     Raises:
         ValueError: the shapes differ.
@@ -51,6 +54,7 @@ def score(predicted: Array, volume: Volume, model: TrainedModel, tolerance: floa
         volume_error=_mean([abs(error) for error in volume_error.values() if error is not None]),
         volume_error_per_class=volume_error,
         missed=tuple(name for name in present if overlap[name][0] + overlap[name][1] == 0),
+        confidence=confidence,
     )
 
 

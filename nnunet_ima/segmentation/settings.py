@@ -57,6 +57,7 @@ class Settings:
         tolerance: distance in mm up to which surfaces agree, for the normalised surface Dice.
         save_adversarial: keep the adversarial volumes.
         smoothings: of the certificates that are wanted.
+        vafa: bounds of the frequency attack's tables that are wanted; see `segmentation.frequency`.
         shift: realistic disturbances that are looked at; None: none.
         worst_shift: the worst realistic change that is searched; None: none.
     """
@@ -73,6 +74,7 @@ class Settings:
     tolerance: float
     save_adversarial: bool
     smoothings: tuple[Smoothing, ...] = ()
+    vafa: tuple[float, ...] = ()
     shift: Shift | None = None
     worst_shift: WorstShiftSettings | None = None
 

@@ -7,9 +7,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
-from nnunet_ima.evidence.records import Shifted
+from nnunet_ima.evidence.records import UNTOUCHED, Checked, Shifted
 from nnunet_ima.evidence.verdict import Check, judge
-from nnunet_ima.segmentation.shifted import UNTOUCHED
 from nnunet_ima.segmentation.statistics import compared, interval
 
 ALIKE = 1e-3  # Dice that may be lost by writing and reading a scan
@@ -17,17 +16,21 @@ COUNTED = ("reoriented", "misoriented")  # more changes of the axes are not wors
 RISES = 0.005  # mean Dice over all disturbances that a worse severity may gain
 
 
-def shift_rows(records: Sequence[Shifted]) -> list[dict[str, Any]]:
+def shift_rows(records: Sequence[Shifted], checked: Sequence[Checked] = ()) -> list[dict[str, Any]]:
     """Statistics of each model, disturbance and severity; the untouched scans are left out.
 
     Returns:
-        Rows with mean Dice and its interval, the worst case, and the mean fall from the Dice without a disturbance.
+        Rows with mean Dice and its interval, the worst case, the mean fall from the Dice without a disturbance, and the
+        share of the scans that the input check flags; None where it has looked at none.
     """
     groups: dict[tuple[str, str, int], list[Shifted]] = {}
     for record in records:
         if record.disturbance != UNTOUCHED:
             groups.setdefault((record.model, record.disturbance, record.severity), []).append(record)
-    return [_row(group) for group in groups.values()]
+    flags: dict[tuple[str, str, int], list[bool]] = {}
+    for entry in checked:
+        flags.setdefault((entry.model, entry.disturbance, entry.severity), []).append(entry.flagged)
+    return [_row(group) | {"flagged": fmean(flags[key]) if key in flags else None} for key, group in groups.items()]
 
 
 def _row(group: Sequence[Shifted]) -> dict[str, Any]:

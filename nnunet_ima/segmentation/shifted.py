@@ -6,22 +6,27 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from nnunet_ima.evidence.engine import Unit
-from nnunet_ima.evidence.records import Score, Shifted
+from nnunet_ima.evidence.records import UNTOUCHED, Checked, Score, Shifted
+from nnunet_ima.evidence.schema import fingerprint
 from nnunet_ima.inference.volume import Volume, read_volume
 from nnunet_ima.segmentation.case_audit import CaseAudit
+from nnunet_ima.segmentation.input_check import check_scan
 from nnunet_ima.segmentation.scores import score
 from nnunet_ima.segmentation.settings import Shift
 from nnunet_ima.segmentation.target import Watch
 from nnunet_ima.shift import Disturbance, Scan, find_disturbance
+from nnunet_ima.shift.exported import exported
+from nnunet_ima.shift.likeness import Likeness
 from nnunet_ima.shift.scan_files import read_scan, write_scan
 
-UNTOUCHED = "untouched"  # the scan, written and read again
+_Entry = tuple[Disturbance | None, int]  # a disturbance and its severity
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -34,14 +39,18 @@ class _Prepared:
         volume: as the network gets it.
         parameters: of the disturbance.
         changed: mean absolute change of the raw images, as a share of their standard deviation.
+        exported: the scan as an export would write it, made when it is asked for.
     """
 
     volume: Volume
     parameters: dict[str, object]
     changed: float
+    exported: Callable[[], Scan]
 
 
-def shifted(case: CaseAudit, shift: Shift, watch: Watch | None = None) -> Iterator[Shifted]:
+def shifted(
+    case: CaseAudit, shift: Shift, watch: Watch | None = None, likeness: Likeness | None = None
+) -> Iterator[tuple[Shifted, Checked | None]]:
     """Measure a case under each disturbance and severity, and once untouched; while one is predicted, the next is made.
 
     The same random numbers are drawn for all severities of a disturbance, so that they differ in strength alone.
@@ -52,23 +61,28 @@ def shifted(case: CaseAudit, shift: Shift, watch: Watch | None = None) -> Iterat
         case: the case.
         shift: what to look at.
         watch: told of the progress.
+        likeness: what the model's training scans look like, for the input check; None: nothing is checked.
+
+    Returns:
+        The score under each disturbance, and what the input check says of the scan.
 
     Raises:
         ValueError: the case cannot be read as a volume, or not be disturbed.
     """
     scan = read_scan(case.case.images, case.case.label, shift.modality)
     found = [find_disturbance(name) for name in shift.disturbances]
-    wanted: list[tuple[Disturbance | None, int]] = [(None, 0)]
+    wanted: list[_Entry] = [(None, 0)]
     wanted += [(it, severity) for it in found if not it.refusal(scan) for severity in shift.severities]
-    missing = [entry for entry in wanted if not case.engine.holds(_unit(case, *entry), Shifted)]
+    engine, missing = case.engine, []
+    for entry in wanted:
+        held = engine.holds(_unit(case, *entry), Shifted)
+        if not held or (likeness and not engine.holds(_check_unit(case, *entry, likeness), Checked)):
+            missing.append(entry)
     prepared = _ahead(lambda entry: _prepare(case, scan, *entry), missing)
     for entry in wanted:
-
-        def measure(unit: Unit, entry: tuple[Disturbance | None, int] = entry) -> Shifted:
-            return _measure(case, next(prepared), *entry, watch)
-
+        made = next(prepared) if entry in missing else None
         try:
-            yield case.engine.result(_unit(case, *entry), Shifted, measure)
+            yield _looked_at(case, entry, made, watch, likeness)
         except _NothingLeftError:
             continue
 
@@ -77,11 +91,43 @@ class _NothingLeftError(Exception):
     """The disturbance has moved every structure out of the image: Dice is undefined, and no model's fault."""
 
 
+def _looked_at(
+    case: CaseAudit, entry: _Entry, made: _Prepared | None, watch: Watch | None, likeness: Likeness | None
+) -> tuple[Shifted, Checked | None]:
+    """Score and answer of the input check, each as it is stored, or else of the case that was made for it."""
+
+    def ready() -> _Prepared:
+        if made is None:
+            msg = f"a result of {case.case.name} has gone while the audit ran; start it again"
+            raise ValueError(msg)
+        return made
+
+    record = case.engine.result(_unit(case, *entry), Shifted, lambda _: _measure(case, ready(), *entry, watch))
+    if likeness is None:
+        return record, None
+
+    def check(unit: Unit) -> Checked:
+        return check_scan(likeness, ready().exported(), case.name, case.case.name, _name(entry[0]), entry[1])
+
+    return record, case.engine.result(_check_unit(case, *entry, likeness), Checked, check)
+
+
 def _unit(case: CaseAudit, disturbance: Disturbance | None, severity: int) -> Unit:
-    if disturbance is None:
-        return case.unit(f"shift/{UNTOUCHED}", 0)
-    told = f"{disturbance.severities[severity - 1]:g} {disturbance.unit}"
-    return case.unit(f"shift/{disturbance.name}", severity, given=(told,))
+    return case.unit(f"shift/{_name(disturbance)}", severity, given=_told(disturbance, severity))
+
+
+def _check_unit(case: CaseAudit, disturbance: Disturbance | None, severity: int, likeness: Likeness) -> Unit:
+    """Apart from the score, which an audit may have made before anybody learnt what the training scans look like."""
+    given = (*_told(disturbance, severity), f"likeness {fingerprint(likeness)}")
+    return case.unit(f"checks/{_name(disturbance)}", severity, given=given)
+
+
+def _name(disturbance: Disturbance | None) -> str:
+    return UNTOUCHED if disturbance is None else disturbance.name
+
+
+def _told(disturbance: Disturbance | None, severity: int) -> tuple[str, ...]:
+    return () if disturbance is None else (f"{disturbance.severities[severity - 1]:g} {disturbance.unit}",)
 
 
 def _prepare(case: CaseAudit, scan: Scan, disturbance: Disturbance | None, severity: int) -> _Prepared:
@@ -94,7 +140,8 @@ def _prepare(case: CaseAudit, scan: Scan, disturbance: Disturbance | None, sever
         disturbed = disturbance.apply(scan, parameters)
     with case.engine.store.scratch() as folder:
         volume = through_files(case, disturbed, folder, "scan")
-    return _Prepared(volume, parameters, _change(scan, disturbed))
+    written = partial(exported, disturbed, scan)
+    return _Prepared(volume, parameters, _change(scan, disturbed), written)
 
 
 def through_files(case: CaseAudit, scan: Scan, folder: Path, name: str) -> Volume:
@@ -119,9 +166,9 @@ def _measure(
 ) -> Shifted:
     if not np.isin(made.volume.label, case.pipeline.model.label_manager.all_labels[1:]).any():
         raise _NothingLeftError
-    predicted = case.predictions.predict(made.volume.image, made.volume)
-    scores = score(predicted, made.volume, case.pipeline.model, case.settings.tolerance)
-    name = UNTOUCHED if disturbance is None else disturbance.name
+    predicted, sure = case.predictions.predict_surely(made.volume.image, made.volume)
+    scores = score(predicted, made.volume, case.pipeline.model, case.settings.tolerance, sure)
+    name = _name(disturbance)
     if watch is not None:
         watch(f"{name}@{severity}", scores.dice)
     return Shifted(

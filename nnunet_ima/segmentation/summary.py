@@ -16,6 +16,10 @@ from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.records import Certificate, Margin, Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.files import csv_text, write_atomically
+from nnunet_ima.segmentation.confidence import calibration_error
+from nnunet_ima.segmentation.confidence_summary import confidence_rows, confidence_warnings
+from nnunet_ima.segmentation.frequency import frequency_rows
+from nnunet_ima.segmentation.input_check import false_alarms, silent_failures
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_models, shift_paired, shift_rows
 from nnunet_ima.segmentation.statistics import compared, interval
@@ -48,6 +52,11 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         paired_shift: of each further model; see `shift_summary.shift_paired`.
         worst_shift: of each model and severity; see `worst_shift_summary.worst_shift_rows`.
         paired_worst_shift: of each further model; see `worst_shift_summary.worst_shift_paired`.
+        confidence: of each model and condition; see `confidence_summary.confidence_rows`.
+        confidence_warnings: whether low confidence would have warned; see `confidence_summary.confidence_warnings`.
+        input_check: what it says of each model's untouched scans; see `input_check.false_alarms`.
+        silent_failures: disturbed predictions that nothing has warned of; see `input_check.silent_failures`.
+        frequency: of each model under the frequency attack; see `frequency.frequency_rows`.
         transfer: of each model under each other one's noise; see `transfer.transfer_rows`.
         paired: Dice of each further model minus that of the first one, case by case; see `_paired`.
         paired_margins: the same of the robustness margins; see `_paired_margins`.
@@ -65,11 +74,16 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         "margins": margins,
         "certificates": [_certificates(group) for group in _by_sigma(findings).values()],
         "paired_certificates": _paired_certificates(models, findings),
-        "shift": (rows := shift_rows(findings.shifted)),
+        "shift": (rows := shift_rows(findings.shifted, findings.checked)),
         "shift_models": shift_models(rows),
         "paired_shift": shift_paired(findings.shifted),
         "worst_shift": worst_shift_rows(findings.worst_shifts),
         "paired_worst_shift": worst_shift_paired(findings.worst_shifts),
+        "confidence": confidence_rows(findings.records, findings.shifted),
+        "confidence_warnings": confidence_warnings(findings.records, findings.shifted),
+        "input_check": false_alarms(findings.checked, findings.shifted),
+        "silent_failures": silent_failures(findings.checked, findings.shifted, findings.records),
+        "frequency": frequency_rows(findings.compressed),
         "transfer": transfer_rows(findings.transferred),
         "paired": [row for model in models[1:] for row in _paired(models[0], model, groups)],
         "paired_margins": [
@@ -95,7 +109,9 @@ def write_summary(summary: dict[str, Any], records: Sequence[Result], folder: Pa
 def _of_case(record: Result) -> dict[str, Any]:
     """A result's line, which without noise tells nothing of it."""
     told = PER_CASE if record.noise is not None else PER_CASE[: -len(OF_NOISE)]
-    return {key: to_json(getattr(record, key)) for key in told}
+    sure = record.confidence
+    judged = {"confidence": sure and sure.mean, "calibration_error": sure and calibration_error(sure.bins)}
+    return {key: to_json(getattr(record, key)) for key in told} | judged
 
 
 def _worst(records: Sequence[Result], settings: Settings) -> list[Result]:

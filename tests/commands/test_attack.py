@@ -81,7 +81,7 @@ def test_same_command_again_measures_nothing(
     first = capsys.readouterr().out
     monkeypatch.setattr("nnunet_ima.segmentation.target.Target.look", lambda *_: pytest.fail("measured again"))
     monkeypatch.setattr(
-        "nnunet_ima.segmentation.predictions.Predictions.predict", lambda *_: pytest.fail("measured again")
+        "nnunet_ima.segmentation.predictions.Predictions.logits", lambda *_: pytest.fail("measured again")
     )
     main(command)
     assert capsys.readouterr().out == first

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import pytest
@@ -62,6 +62,21 @@ def test_whole_numbers_are_numbers_and_more_fields_do_no_harm() -> None:
 def test_a_wrong_type_is_named(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         from_json(Outer, to_json(RECORD) | change)
+
+
+@dataclass(frozen=True)
+class Grown(Outer):
+    sure: float | None = None
+
+
+def test_a_field_with_a_default_may_be_missing() -> None:
+    held = Grown(**{field.name: getattr(RECORD, field.name) for field in fields(RECORD)})
+    assert from_json(Grown, to_json(RECORD)) == held
+    assert from_json(Grown, to_json(replace(held, sure=0.5))) == replace(held, sure=0.5)
+    with pytest.raises(ValueError, match="Grown lacks name"):
+        from_json(Grown, {key: value for key, value in to_json(held).items() if key != "name"})
+    with pytest.raises(ValueError, match=r"Grown.sure must be of the type float, got 'high'"):
+        from_json(Grown, to_json(held) | {"sure": "high"})
 
 
 @pytest.mark.parametrize("content", [None, 3, [], "text", {}])

@@ -75,7 +75,7 @@ def test_foreign_files_are_refused(tmp_path: Path) -> None:
 
 
 NO_RESULTS = ("", '{"dice"', "[]", "{}", "3", '{"dice": 1, "kinds": []}', "[" * 99999)
-OF_THIS_RELEASE = ("", ', "dice": 1', ', "dice": null, "kinds": []', ', "dice": "0.5", "kinds": []')
+OF_THIS_RELEASE = ("", ', "kinds": []', ', "dice": null, "kinds": []', ', "dice": "0.5", "kinds": []')
 
 
 @pytest.mark.parametrize("content", [*NO_RESULTS, *(f'{{"schema": {SCHEMA}{rest}}}' for rest in OF_THIS_RELEASE)])

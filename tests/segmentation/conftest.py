@@ -27,11 +27,11 @@ def cases(phantom) -> list[Case]:
 def predicted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The cases that nnU-Net predicts, one entry for each prediction."""
     found: list[str] = []
-    predict = Predictions.predict
+    logits = Predictions.logits
 
     def counted(self: Predictions, image: Any, volume: Any) -> Any:
         found.append(volume.case.name)
-        return predict(self, image, volume)
+        return logits(self, image, volume)
 
-    monkeypatch.setattr(Predictions, "predict", counted)
+    monkeypatch.setattr(Predictions, "logits", counted)
     return found

@@ -52,7 +52,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     count(Target, "problem", lambda arguments: arguments[3])
     count(Target, "look", "look")
-    count(Predictions, "predict", "prediction")
+    count(Predictions, "logits", "prediction")
     count(Predictions, "read", "prediction read")
     count(volumes, "read_volume", "volume read")
     count(Store, "get_noise", "noise read")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,21 @@ import pytest
 
 from nnunet_ima.commands.attack import main
 from nnunet_ima.evidence.findings import Findings
-from nnunet_ima.evidence.records import Shifted
+from nnunet_ima.evidence.records import Checked, Confidence, Result, Shifted
 from nnunet_ima.evidence.store import Store
-from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.cases import Case, dataset_cases
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.shift_figure import draw_shift
 from nnunet_ima.segmentation import shifted as module
+from nnunet_ima.segmentation.input_check import find_likeness
 from nnunet_ima.segmentation.run import run_audit
 from nnunet_ima.segmentation.settings import Settings, Shift
 from nnunet_ima.segmentation.shift_summary import shift_checks, shift_models, shift_rows
 from nnunet_ima.segmentation.summary import summarise
+from nnunet_ima.shift.likeness import learn, read_likeness, write_likeness
+from nnunet_ima.shift.scan_files import read_scan
 
 SETTINGS = Settings(
     attacks=(),
@@ -181,6 +184,90 @@ def test_the_report_has_a_table_for_each_model_and_compares_them(
     assert (tmp_path / "shift.png").stat().st_size > 5000
 
 
+def clean(model: str, number: int, mean: float, template: Result) -> Result:
+    sure = Confidence(mean=mean, entropy=0.1, bins=((1, 0.9, 1),))
+    return replace(template, model=model, case=f"case_{number}", dice=0.9, clean_dice=0.9, confidence=sure)
+
+
+def answer(record: Shifted, flagged: bool) -> Checked:
+    return Checked(
+        model=record.model,
+        case=record.case,
+        disturbance=record.disturbance,
+        severity=record.severity,
+        flagged=flagged,
+        feature="noise",
+        distance=9.0 if flagged else 1.0,
+        threshold=5.0,
+    )
+
+
+def test_what_passes_in_silence_is_counted(make_findings: Callable[..., Findings], tmp_path: Path) -> None:
+    """Under blur six predictions fall: the check flags those of severity 2, the model is unsure of one case."""
+    findings = make_findings(("weak",))
+    clean_ones = [clean("weak", n, 0.9, findings.records[0]) for n in range(3)]
+    findings.records = clean_ones
+    unsure = Confidence(mean=0.5, entropy=0.1, bins=((1, 0.9, 1),))
+    for record in records("weak", 0.2):
+        sure = unsure if record.case == "case_0" else clean_ones[0].confidence
+        findings.shifted.append(replace(record, confidence=sure))
+        findings.checked.append(answer(record, record.severity == 2 or (record.case, record.severity) == ("case_1", 0)))
+    summary = summarise(findings, replace(SETTINGS, attacks=("pgd",), eps=(1.0, 5.0)))
+    (row,) = summary["silent_failures"]
+    assert [row[key] for key in ("predictions", "fell", "flagged", "unsure", "either", "silent")] == [12, 6, 3, 2, 4, 2]
+    assert row["silent_by_disturbance"] == {"blur": 2}
+    assert summary["input_check"] == [{"model": "weak", "cases": 3, "false_alarms": 1, "threshold": 5.0}]
+    assert [(it["disturbance"], it["severity"], it["flagged"]) for it in summary["shift"]] == [
+        *(("blur", 1, 0), ("gamma", 1, 0), ("blur", 2, 1), ("gamma", 2, 1)),
+    ]
+    text = " ".join(markdown(audit_report(summary, {})).split())
+    assert "1 of 3 untouched scans are flagged (threshold 5.0)" in text
+    assert "| blur | 0% | 100% |" in text
+    assert "| weak | 6 of 12 | 3 | 2 | 4 | **2** | blur (2) |" in text
+    draw_shift(summary, tmp_path / "shift.png")
+    assert (tmp_path / "shift.png").stat().st_size > 5000
+    findings.checked = []
+    text = markdown(audit_report(summarise(findings, replace(SETTINGS, attacks=("pgd",), eps=(1.0, 5.0))), {}))
+    assert "Input check of weak: not provided. Learn once" in text
+    assert "| 6 of 12 | not provided | 2 | 2 | **4** |" in " ".join(text.split())
+
+
+@pytest.fixture
+def learnt(pipeline: Pipeline, phantom: Any) -> Iterator[Path]:
+    """What the phantom's scans look like, beside its model."""
+    known = dataset_cases(phantom.name, ["0"], allow_training_cases=True)
+    scans = [read_scan(case.images, None, "MR") for case in known]
+    file = write_likeness(learn(2 * scans), pipeline.model.folder)
+    yield file
+    file.unlink()
+
+
+def test_the_check_is_added_to_an_audit_without_any_prediction(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, predicted: list[str], learnt: Path
+) -> None:
+    hidden = learnt.rename(learnt.with_suffix(".away"))
+    before = audit(pipeline, cases[:1], tmp_path)
+    assert before.checked == []
+    hidden.rename(learnt)
+    predicted.clear()
+    found = audit(pipeline, cases[:1], tmp_path)
+    assert not predicted
+    assert found.shifted == before.shifted
+    answers = {(it.disturbance, it.severity): it for it in found.checked}
+    assert set(answers) == {(it.disturbance, it.severity) for it in found.shifted}
+    assert not answers["untouched", 0].flagged
+    turned = answers["reoriented", 1]
+    assert (turned.flagged, turned.feature, turned.distance) == (True, "orientation", None)
+    assert answers["rician-noise", 5].flagged
+    assert audit(pipeline, cases[:1], tmp_path).checked == found.checked
+
+
+def test_a_likeness_of_other_images_is_refused(pipeline: Pipeline, learnt: Path) -> None:
+    write_likeness(replace(read_likeness(learnt.parent), channels=2), learnt.parent)
+    with pytest.raises(ValueError, match=r"learnt from images of 2 channels, the model has 1; learn it again with"):
+        find_likeness(pipeline.model)
+
+
 ARGUMENTS = ["--eps", "0", "--no-tta", "--no-margins", "--check-cases", "0", "--limit", "1"]
 
 
@@ -225,7 +312,7 @@ def test_images_that_are_no_scans_are_refused(trained_model: Path, tmp_path: Pat
 
     model: Any = type("Model", (), {"dataset_json": {"file_ending": ".png"}})
     with pytest.raises(ValueError, match=r"--shift disturbs scans .*, and the model's images are .png files"):
-        _shift(Attack(model=(trained_model,), shift="any"), model)
+        _shift(Attack(model=(trained_model,), shift="any"), [model])
 
 
 def test_the_label_moves_with_the_image(pipeline: Pipeline, cases: list[Case], tmp_path: Path) -> None:

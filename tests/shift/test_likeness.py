@@ -13,6 +13,7 @@ import pytest
 from nnunet_ima.datasets.ct_phantom import ct_phantom_case
 from nnunet_ima.datasets.phantom import phantom_case
 from nnunet_ima.shift import Scan, find_disturbance
+from nnunet_ima.shift.exported import exported
 from nnunet_ima.shift.likeness import FILE, Likeness, features, learn, orientation, read_likeness, write_likeness
 
 
@@ -30,6 +31,18 @@ def scan(number: int, modality: str = "MR") -> Scan:
 @pytest.fixture(scope="module")
 def known() -> Likeness:
     return learn(scan(number) for number in range(40))
+
+
+def test_an_export_leaves_no_more_grey_levels_and_takes_none_away() -> None:
+    whole = scan(1)
+    levels = len(np.unique(whole.channels))
+    noisy = whole.with_channels(whole.channels + np.random.default_rng(0).normal(size=whole.channels.shape))
+    written = exported(noisy, whole)
+    assert len(np.unique(noisy.channels)) > levels
+    assert len(np.unique(written.channels)) <= levels
+    assert np.abs(written.channels - noisy.channels).max() <= 0.51 * np.ptp(noisy.channels) / (levels - 1)
+    dark = whole.with_channels(np.minimum(whole.channels, np.median(whole.channels)))
+    assert np.array_equal(exported(dark, whole).channels, dark.channels)
 
 
 def test_few_false_alarms_on_scans_of_the_same_kind(known: Likeness) -> None:
