@@ -35,6 +35,7 @@ def known() -> Likeness:
 
 def test_an_export_leaves_no_more_grey_levels_and_takes_none_away() -> None:
     whole = scan(1)
+    whole = whole.with_channels(100 * np.rint(whole.channels / 100))
     levels = len(np.unique(whole.channels))
     noisy = whole.with_channels(whole.channels + np.random.default_rng(0).normal(size=whole.channels.shape))
     written = exported(noisy, whole)
@@ -43,6 +44,10 @@ def test_an_export_leaves_no_more_grey_levels_and_takes_none_away() -> None:
     assert np.abs(written.channels - noisy.channels).max() <= 0.51 * np.ptp(noisy.channels) / (levels - 1)
     dark = whole.with_channels(np.minimum(whole.channels, np.median(whole.channels)))
     assert np.array_equal(exported(dark, whole).channels, dark.channels)
+    assert exported(whole, whole) is whole
+    assert exported(noisy.with_channels(2 * noisy.channels), noisy).channels.max() == 2 * noisy.channels.max()
+    decimal = exported(noisy.with_channels(np.sqrt(np.abs(noisy.channels))), noisy)
+    assert len(np.unique(decimal.channels)) > len(np.unique(noisy.channels)) / 2
 
 
 def test_few_false_alarms_on_scans_of_the_same_kind(known: Likeness) -> None:
