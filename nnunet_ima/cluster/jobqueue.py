@@ -81,14 +81,19 @@ def _cluster(workers: Workers, settings: dict[str, Any]) -> Any:
 
 
 def _submit(cluster: Any, workers: Workers) -> None:
+    from distributed import Status
+
     command = str(cluster.job_cls.submit_command).split()[0]
     try:
         if shutil.which(command) is None:
             msg = f"the command {command} is not found here"
             raise ValueError(msg)
-        cluster.scale(workers.count)
-        cluster.sync(cluster._correct_state)  # the queue's refusal would else be seen by nobody
+        while len(cluster.worker_spec) < workers.count:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        cluster.sync(cluster._correct_state)  # as `scale` does later, where nobody would see that the queue refuses
     except (ValueError, RuntimeError, OSError) as error:
+        for job in cluster._created:
+            job.status = Status.failed  # else closing the cluster fails, too
         print(f"The job for {workers.queue}:\n{cluster.job_script()}", file=sys.stderr)
         msg = f"--jobqueue {workers.queue}: {' '.join(str(error).split())}; the job is printed above"
         raise ValueError(msg) from error

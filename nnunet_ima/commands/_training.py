@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
+
+EPOCH = "Epoch time"  # in the line that nnU-Net prints after each
 
 
 def run_training(arguments: Sequence[str], log: Path, title: str, epochs: int) -> None:
@@ -23,24 +26,42 @@ def run_training(arguments: Sequence[str], log: Path, title: str, epochs: int) -
     Raises:
         ValueError: it failed; the message names the log and its last line.
     """
-    command = [str(Path(sys.executable).with_name("nnUNetv2_train")), *arguments]
+    with tqdm(total=epochs, desc=f"Training {title}", unit="epoch", file=sys.stderr) as bar:
+
+        def told(line: str) -> None:
+            if "Pseudo dice" in line:
+                bar.set_postfix_str(f"Dice {_mean_dice(line):.3f}")
+            elif EPOCH in line:
+                bar.update()
+            elif "Training done" in line:
+                bar.set_description(f"Validating {title}")
+
+        follow([str(Path(sys.executable).with_name("nnUNetv2_train")), *arguments], log, told)
+
+
+def follow(command: Sequence[str], log: Path, told: Callable[[str], object], **options: Any) -> None:
+    """Run a command, which is ended when this process is.
+
+    Args:
+        command: with its arguments.
+        log: file that its output is added to.
+        told: gets each line of its output.
+        **options: of its process.
+
+    Raises:
+        ValueError: it failed; the message names the log and its last line.
+    """
     last = ""
     with (
         log.open("a", encoding="utf-8") as file,
-        tqdm(total=epochs, desc=f"Training {title}", unit="epoch", file=sys.stderr) as bar,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options) as process,
         _ended_with_us(process),
     ):
         for line in process.stdout or ():
             file.write(line)
             file.flush()
             last = line.strip() or last
-            if "Pseudo dice" in line:
-                bar.set_postfix_str(f"Dice {_mean_dice(line):.3f}")
-            elif "Epoch time" in line:
-                bar.update()
-            elif "Training done" in line:
-                bar.set_description(f"Validating {title}")
+            told(line)
     if process.returncode:
         msg = f"{' '.join(command)} failed ({last}); see {log}"
         raise ValueError(msg)

@@ -14,10 +14,12 @@ import torch
 import tyro
 
 from nnunet_ima._methods import ALIASES
+from nnunet_ima.cluster.workers import Workers, connected
 from nnunet_ima.commands._compare_images import CompareImages
 from nnunet_ima.commands._defences import Defence, Home
 from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.commands._training import run_training
+from nnunet_ima.commands._trainings import Training, train_apart
 from nnunet_ima.commands.plan import parse_settings
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
@@ -96,6 +98,19 @@ class Compare:
     device: str = ""
     """Where to run: cpu, cuda, cuda:1; by default the first GPU, else the CPU."""
 
+    workers: int = 0
+    """Worker processes on this machine that train and audit side by side, each on a GPU of its own or on one CPU
+    thread; 0: none. With --jobqueue, the number of workers that the queue is asked for."""
+
+    scheduler: str = ""
+    """Address of a running Dask cluster that does the work, such as tcp://HOST:8786."""
+
+    jobqueue: str = ""
+    """Queueing system that is asked for workers: slurm, pbs, sge, lsf, oar or htcondor. Needs --cluster-config."""
+
+    cluster_config: Path | None = None
+    """YAML file with what each job needs, under the names of dask-jobqueue."""
+
     output: Path = Path("nnunet-ima-compare")
     """Folder of the results."""
 
@@ -117,14 +132,13 @@ class Compare:
         results = nnunet_folder("nnUNet_results") / folder.name
         home = Home(folder, results, self.configuration, self.fold, self.prefix)
         self.output.mkdir(parents=True, exist_ok=True)
-        self._train(home.start(), plans, device)
+        self._train([home.start()], plans, device)
         cost_on = device if self.equal_cost else None
         defences = [
             home.start() if name == "plain" else home.plan(label, name, plans, self._wanted(label), cost_on)
             for label, (name, _) in self._parsed().items()
         ]
-        for defence in defences:
-            self._train(defence, plans, device)
+        self._train(defences, plans, device)
 
         question = Question(reference_elements(plans) or 1, self.fold, norm, self.steps, self.every)
         table = ProtocolTable(self.output / "paper.json", question)
@@ -135,6 +149,7 @@ class Compare:
     def _check(self) -> None:
         """Refuse what can be refused at once."""
         check_output(self.output)
+        self._workers().check()
         for name, value in (("--every", self.every), ("--steps", self.steps), ("--cases", self.cases)):
             if value < 1:
                 msg = f"{name} must be at least 1, got {value}"
@@ -191,19 +206,32 @@ class Compare:
         given = {"epochs": self.epochs, "eps": level}
         return {**shared, **own, **{key: value for key, value in given.items() if value is not None}}
 
-    def _train(self, defence: Defence, plans: dict[str, Any], device: str) -> None:
-        """Train a defence, or go on, unless it is trained."""
+    def _workers(self) -> Workers:
+        """Which workers share the work."""
+        return Workers(self.workers, self.scheduler, self.jobqueue, self.cluster_config)
+
+    def _train(self, defences: Sequence[Defence], plans: dict[str, Any], device: str) -> None:
+        """Train defences, or go on, unless they are trained."""
+        trainings = [self._training(defence, plans) for defence in defences]
+        left = [training for training in trainings if not training.done]
+        if left and self._workers():
+            with connected(self._workers()) as client:
+                train_apart(client, left, device)
+            return
+        for training in left:
+            arguments = [*training.arguments(), "-device", torch.device(device).type]
+            run_training(arguments, training.log, training.label, training.epochs)
+
+    def _training(self, defence: Defence, plans: dict[str, Any]) -> Training:
         from nnunet_ima.training.settings import resolve_settings
 
-        fold = defence.folder / f"fold_{self.fold}"
-        if (fold / "checkpoint_final.pth").is_file():
-            return
-        epochs = defence.epochs or resolve_settings(plans, "plain").epochs
-        arguments = [self.dataset, self.configuration, str(self.fold), "-tr", defence.trainer, "-p", defence.plans]
-        if (fold / "checkpoint_latest.pth").is_file():
-            arguments.append("--c")
-        log = self.output / f"{defence.label}.log"
-        run_training([*arguments, "-device", torch.device(device).type], log, defence.label, epochs)
+        return Training(
+            defence.label,
+            (defence.folder / f"fold_{self.fold}").absolute(),
+            (self.dataset, self.configuration, str(self.fold), "-tr", defence.trainer, "-p", defence.plans),
+            defence.epochs or resolve_settings(plans, "plain").epochs,
+            (self.output / f"{defence.label}.log").absolute(),
+        )
 
     def _audit(self, defences: Sequence[Defence], noise: Noise, device: str) -> Path:
         """Audit all models through the whole inference; returns the folder."""
@@ -224,6 +252,10 @@ class Compare:
             check_cases=1,
             output=folder,
             device=device,
+            workers=self.workers,
+            scheduler=self.scheduler,
+            jobqueue=self.jobqueue,
+            cluster_config=self.cluster_config,
         ).run()
         return folder
 

@@ -18,7 +18,7 @@ distributed = pytest.importorskip("distributed")
 def client() -> Iterator[Any]:
     """Two workers, threads of this process."""
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
         yield client
@@ -126,7 +126,7 @@ def test_a_task_that_nobody_waits_for_ends(client: Any) -> None:
 
 def test_workers_with_several_threads_are_refused() -> None:
     with (
-        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
         pytest.raises(ValueError, match=r"has 2 threads; start workers with --nthreads 1"),
     ):
@@ -135,7 +135,7 @@ def test_workers_with_several_threads_are_refused() -> None:
 
 def test_workers_may_come_later(client: Any) -> None:
     with (
-        distributed.LocalCluster(0, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=0, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
         distributed.Client(cluster, set_as_default=False) as late,
     ):
         threading.Timer(0.5, lambda: cluster.scale(1)).start()
