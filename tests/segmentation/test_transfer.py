@@ -69,7 +69,7 @@ def test_one_model_has_nobody_to_take_noise_from(pipeline: Pipeline, cases: list
 def test_noise_that_is_gone_or_of_another_grid_is_left_out(
     pipeline: Pipeline, cases: list[Case], tmp_path: Path
 ) -> None:
-    audit(pipeline, cases[:1], tmp_path, "a", "b")
+    audit(pipeline, cases[:1], tmp_path, "a")
     files = sorted((tmp_path / "images" / "a").rglob("noise_*.npy"))
     files[0].unlink()
     np.save(files[1], np.zeros((1, 2, 3, 4), np.float16))
