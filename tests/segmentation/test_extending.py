@@ -15,8 +15,8 @@ from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference import volumes
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.segmentation.predictions import Predictions
 from nnunet_ima.segmentation.measured import _attempt
+from nnunet_ima.segmentation.predictions import Predictions
 from nnunet_ima.segmentation.run import run_audit
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.summary import summarise
