@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from torch import Tensor
 
 from nnunet_ima.methods.base import Outcome
@@ -51,19 +51,11 @@ def tiny_plans() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def pictures() -> None:
-    """A test that asks for it lets its trainers draw their progress, which takes longer than a tiny epoch."""
-
-
-@pytest.fixture
-def make_trainer(
-    phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> MakeTrainer:
-    """A function that builds a trainer with results in a folder of the test's own."""
+def make_trainer(phantom, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTrainer:
+    """A function that builds a trainer with results in a folder of the test's own; it draws nothing, for speed."""
     monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    if "pictures" not in request.fixturenames:
-        monkeypatch.setattr(progress, "plot_progress", lambda *args, **kwargs: None)
-        monkeypatch.setattr(MetaLogger, "plot_progress_png", lambda *args: None)
+    monkeypatch.setattr(progress, "plot_progress", lambda *args, **kwargs: None)
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *args: None)
 
     def make(
         configuration: str = "2d",

@@ -199,7 +199,7 @@ class RobustTrainer(ScheduledTrainer):
         if self._is_due(self.settings.snapshot_interval):
             self._take_snapshots()
         self.current_epoch = epoch + 1
-        if self.local_rank == 0:
+        if self.local_rank == 0 and self.draws:
             from nnunet_ima.report.progress import plot_progress  # matplotlib only where it is drawn
 
             margins = self.method.margins()

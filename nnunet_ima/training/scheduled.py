@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,9 @@ from nnunet_ima.training.batches import SeededBatches, seed_all, stream
 from nnunet_ima.training.settings import resolve_settings
 from nnunet_ima.training.warm_start import load_weights, resolve_start
 
+DRAWN_EVERY = 60.0
+"""Seconds between two drawings of the curves, which would take longer than a short epoch does."""
+
 
 class ScheduledTrainer(nnUNetTrainer):
     """nnU-Net's training on the schedule of our settings, reproducible from their seed.
@@ -29,9 +33,11 @@ class ScheduledTrainer(nnUNetTrainer):
 
     Attributes:
         method_name: of the method whose settings these are.
+        draws: whether this epoch draws the curves.
     """
 
     method_name: ClassVar[str] = "plain"
+    draws: bool = True
 
     def __init__(
         self,
@@ -48,6 +54,9 @@ class ScheduledTrainer(nnUNetTrainer):
         # nnU-Net validates on one patch batch for five training batches
         self.num_val_iterations_per_epoch = max(1, self.settings.iterations_per_epoch // 5)
         self.save_every = min(self.save_every, self.settings.snapshot_interval)
+        self._drawn = -DRAWN_EVERY
+        draw = self.logger.plot_progress_png
+        self.logger.plot_progress_png = lambda folder: draw(folder) if self.draws else None
 
     def initialize(self) -> None:
         """Seed, so that fresh weights are the same in every run, and build network and optimiser."""
@@ -69,6 +78,13 @@ class ScheduledTrainer(nnUNetTrainer):
         """Seed the epoch (for dropout and the like)."""
         seed_all((self.settings.seed, self.local_rank, 0, self.current_epoch))
         super().on_train_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        """Log the epoch and write checkpoints; draw the curves now and then, and those of the last epoch."""
+        now = monotonic()
+        self.draws = now - self._drawn >= DRAWN_EVERY or self.current_epoch == self.num_epochs - 1
+        self._drawn = now if self.draws else self._drawn
+        super().on_epoch_end()
 
     def get_dataloaders(self) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:
         """Return endless training batches and validation batches that are the same in every epoch."""

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from trainer_fixtures import Learning, check_run
 
 from nnunet_ima._methods import METHODS
+from nnunet_ima.report import progress
 from nnunet_ima.training import trainers
 from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.trainers import nnUNetTrainerIMA, nnUNetTrainerPlain
@@ -202,11 +204,13 @@ def test_plain_trainer_keeps_nnunet_s_step_on_our_schedule(make_trainer) -> None
     assert len(trainer.logger.get_value("train_losses", step=None)) == 1
 
 
-def test_progress_is_drawn(make_trainer, pictures) -> None:
-    trainer = make_trainer(epochs=1)
-    trainer.run_training()
-    for name in ("ima_progress.png", "progress.png"):
-        assert (Path(trainer.output_folder) / name).is_file(), name
+def test_progress_is_drawn_now_and_then_and_in_the_end(make_trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in every one of many short epochs."""
+    drawn = []
+    monkeypatch.setattr(progress, "plot_progress", lambda *_, file, **__: drawn.append(file.name))
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: drawn.append("progress.png"))
+    make_trainer(epochs=4, iterations_per_epoch=1, robust_interval=0).run_training()
+    assert drawn == 2 * ["progress.png", "ima_progress.png"]
 
 
 def test_every_epoch_is_logged(make_trainer) -> None:
