@@ -26,7 +26,7 @@ def main() -> None:
     seconds = asked.milliseconds / 1000
     with (
         distributed.LocalCluster(
-            asked.workers, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=asked.workers, threads_per_worker=1, processes=False, dashboard_address=None
         ) as cluster,
         distributed.Client(cluster) as client,
     ):

@@ -30,16 +30,15 @@ def transferred(case: CaseAudit, source: Result, store: Store) -> Transferred | 
     Returns:
         None if the noise is not kept, or lies on another grid: the models preprocess the case in different ways.
     """
+    file = store.path("images", source.model, source.case, f"noise_{source.attack}@{level_key(source.eps)}.npy")
+    if not file.is_file():
+        return None
+    noise = torch.from_numpy(np.load(file)).float()
+    if noise.shape != case.volume.image.shape:
+        return None
+    bound = torch.tensor([case.radius(source.eps)])
+    noise = NORMS[case.settings.norm].project(noise[None], bound)[0]  # it was kept in half precision
     unit = case.unit(f"transfer/{source.model}", source.eps, given=(str(source.worst_component),))
-    if not case.engine.holds(unit, AttackedAgain):  # else nothing has to be read
-        file = store.path("images", source.model, source.case, f"noise_{source.attack}@{level_key(source.eps)}.npy")
-        if not file.is_file():
-            return None
-        noise = torch.from_numpy(np.load(file)).float()
-        if noise.shape != case.volume.image.shape:
-            return None
-        bound = torch.tensor([case.radius(source.eps)])
-        noise = NORMS[case.settings.norm].project(noise[None], bound)[0]  # it was kept in half precision
     found = case.engine.result(unit, AttackedAgain, lambda _: AttackedAgain(dice=case.dice(case.volume.image + noise)))
     return Transferred(model=case.name, source=source.model, case=source.case, eps=source.eps, dice=found.dice)
 
