@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,9 +67,19 @@ def read_settings(file: Path, queue: str) -> dict[str, Any]:
         raise ValueError(msg) from error
 
 
-def _cluster(workers: Workers, settings: dict[str, Any]) -> Any:
+def imported() -> ModuleType:
+    """dask-jobqueue, whose import would make Ctrl-C a good end of the whole process."""
+    before = signal.getsignal(signal.SIGINT)
     import dask_jobqueue
 
+    if threading.current_thread() is threading.main_thread():  # only that one may handle signals, or could have
+        signal.signal(signal.SIGINT, before)
+    found: ModuleType = dask_jobqueue
+    return found
+
+
+def _cluster(workers: Workers, settings: dict[str, Any]) -> Any:
+    dask_jobqueue = imported()
     if workers.queue not in QUEUES:
         msg = f"--jobqueue must be one of {', '.join(QUEUES)}, got {workers.queue!r}"
         raise ValueError(msg)

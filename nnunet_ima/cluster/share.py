@@ -54,8 +54,9 @@ def share(
 ) -> Iterator[Done]:
     """Let workers call a function with the arguments of each task; yields tasks as they end.
 
-    As many tasks are on their way as there are workers. So the longest of those that are left is always the next, and
-    none waits in vain behind one that kills its worker.
+    As many tasks are on their way as there are workers, so that the longest of those left is always the next. Where a
+    worker dies, Dask blames all tasks that were on their way to it: a task whose workers have died is tried once more,
+    by itself, when the others are done.
 
     Args:
         client: of Dask.
@@ -70,6 +71,8 @@ def share(
     left = sorted(tasks, key=lambda task: task.cost)
     happened: SimpleQueue[tuple[str, Any]] = SimpleQueue()
     running: dict[Any, tuple[Task, list[str]]] = {}
+    suspects: list[Task] = []
+    alone = False
 
     def begin(task: Task, avoided: list[str]) -> None:
         others = [address for address in client.nthreads() if address not in avoided] if avoided else []
@@ -82,16 +85,21 @@ def share(
     client.subscribe_topic(TOPIC, lambda event: happened.put(("told", event[1])))
     try:
         workers, looked = len(client.nthreads()), monotonic()
-        while left or running:
+        while left or running or suspects:
             while left and len(running) < workers:
                 begin(left.pop(), [])
+            if suspects and not (left or running):
+                alone = True
+                begin(suspects.pop(), [])
             kind, what = _next(happened)
             if kind == "told":
                 told(what)
             elif kind == "done" and what in running:
                 task, avoided = running.pop(what)
                 done, at = _outcome(task, what)
-                if done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
+                if done.deadly and not alone:
+                    suspects.append(task)
+                elif done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
                     yield done
                 else:
                     begin(task, [*avoided, at])

@@ -35,8 +35,8 @@ def test_the_dead_are_replaced_and_deadly_tasks_given_up(tmp_path: Path, monkeyp
     assert {number: entry.value for number, entry in done.items()} == {0: 0, 1: 1, 2: None, 3: 3}
     assert [number for number, entry in done.items() if entry.deadly] == [2]
     assert str(done[2].error) == f"{DEATHS + 1} workers died of it, one after the other"
-    # a worker may die of other things, while the task is on its way to it
-    assert 1 < len(list((tmp_path / "2").iterdir())) <= DEATHS + 1
+    # first among others, then by itself; a worker may die of other things, while the task is on its way to it
+    assert 2 < len(list((tmp_path / "2").iterdir())) <= 2 * (DEATHS + 1)
     assert dict(os.environ) == before
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from nnunet_ima.cluster.jobqueue import read_settings
+from nnunet_ima.cluster.jobqueue import imported, read_settings
 from nnunet_ima.cluster.share import Task, share
 from nnunet_ima.cluster.workers import Workers, connected
 
-pytest.importorskip("dask_jobqueue")
+if find_spec("dask_jobqueue") is None:
+    pytest.skip("the extra cluster is not installed", allow_module_level=True)
 
 SETTINGS = "jobqueue:\n  slurm:\n    cores: 2\n    memory: 2GB\n    processes: 1\n    death-timeout: 60\n"
 SBATCH = """#!/bin/sh
@@ -101,3 +105,12 @@ def test_missing_and_unknown(settings: Path, tmp_path: Path) -> None:
         connected(Workers(1, queue="magic", config=settings)),
     ):
         pass
+
+
+def test_ctrl_c_stays_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package takes the signal over when it is imported, and would end the process as if all were well."""
+    for name in [name for name in sys.modules if name.startswith("dask_jobqueue")]:
+        monkeypatch.delitem(sys.modules, name)
+    before = signal.getsignal(signal.SIGINT)
+    imported()
+    assert signal.getsignal(signal.SIGINT) is before
