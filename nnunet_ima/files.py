@@ -9,10 +9,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 UNFIT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last are bytes that are no text in UTF-8
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -69,12 +69,22 @@ def csv_text(rows: Iterable[Mapping[str, Any]]) -> str:
 
     Text that a spreadsheet would take for a formula gets a leading apostrophe; numbers stay as they are.
     """
-    rows = [{_no_formula(key): _no_formula(value) for key, value in row.items()} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    rows, text = list(rows), io.StringIO()
+    _write_rows(text, lambda: rows)
     return text.getvalue()
+
+
+def write_csv(file: Path, rows: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    """Write many rows as `csv_text` does, with one at a time in memory, whole or not at all.
+
+    Args:
+        file: the file.
+        rows: begins with the first row again each time that it is called.
+    """
+    with atomic_file(file) as stream:
+        text = io.TextIOWrapper(stream, "utf-8", newline="")
+        _write_rows(text, rows)
+        text.detach()  # the stream is not ours to close
 
 
 def read_json(file: Path, *, missing: str = "", damaged: str = "") -> Any:
@@ -107,6 +117,14 @@ def read_gzip_to_end(file: Path) -> None:
     with gzip.open(file) as stream:
         while stream.read(1 << 24):
             pass
+
+
+def _write_rows(text: TextIO, rows: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+    names = dict.fromkeys(_no_formula(key) for row in rows() for key in row)
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    for row in rows():
+        writer.writerow({_no_formula(key): _no_formula(value) for key, value in row.items()})
 
 
 def _no_formula(cell: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from nnunet_ima.evidence.records import (
     Certificate,
@@ -16,11 +17,14 @@ from nnunet_ima.evidence.records import (
     Transferred,
     WorstShift,
 )
+from nnunet_ima.evidence.spool import Spool
 
 
 @dataclass
 class Findings:
     """What an audit has found.
+
+    Those that are many or large can lie on disk (`on_disk`), and are looked at one after the other, never all at once.
 
     Attributes:
         records: one for each model, case, attack and ε, and for each model and case without noise.
@@ -35,16 +39,21 @@ class Findings:
         failed: cases that could not be measured.
     """
 
-    records: list[Result] = field(default_factory=list)
+    records: list[Result] | Spool[Result] = field(default_factory=list)
     margins: list[Margin] = field(default_factory=list)
     certificates: list[Certificate] = field(default_factory=list)
-    shifted: list[Shifted] = field(default_factory=list)
-    worst_shifts: list[WorstShift] = field(default_factory=list)
-    checked: list[Checked] = field(default_factory=list)
+    shifted: list[Shifted] | Spool[Shifted] = field(default_factory=list)
+    worst_shifts: list[WorstShift] | Spool[WorstShift] = field(default_factory=list)
+    checked: list[Checked] | Spool[Checked] = field(default_factory=list)
     compressed: list[Compressed] = field(default_factory=list)
     transferred: list[Transferred] = field(default_factory=list)
     verdicts: list[Judgement] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
+
+    @classmethod
+    def on_disk(cls, folder: Path) -> Findings:
+        """Findings whose large records lie on the disk of a folder."""
+        return cls(Spool(folder), shifted=Spool(folder), worst_shifts=Spool(folder), checked=Spool(folder))
 
     @property
     def conclusive(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -23,7 +23,7 @@ def to_json(value: Any) -> Any:
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
         return {key: to_json(entry) for key, entry in value.items()}
-    return [to_json(entry) for entry in value] if isinstance(value, list | tuple) else value
+    return [to_json(entry) for entry in value] if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 def from_json(kind: type[R], content: Any) -> R:

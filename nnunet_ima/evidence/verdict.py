@@ -8,7 +8,7 @@ looked at proves nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from nnunet_ima.evidence.records import Judgement, Probe, Trace
@@ -38,7 +38,7 @@ class Check:
     figure: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Attempt:
     """What an attack found at a noise level.
 
@@ -65,17 +65,49 @@ class Course:
     trace: Trace
 
 
+@dataclass
+class Courses:
+    """What judging needs of many courses, whose traces are not kept.
+
+    Attributes:
+        steps: gradients looked at.
+        zero: those that were exactly 0.
+        not_finite: those that held NaN or infinity.
+        rises: of the loss in the last tenth of the steps, of each attack that tells it.
+    """
+
+    steps: int = 0
+    zero: int = 0
+    not_finite: int = 0
+    rises: list[float] = field(default_factory=list)
+
+    def add(self, course: Course) -> None:
+        """Look at a course."""
+        trace = course.trace
+        self.steps += trace.steps
+        self.zero += trace.zero if trace.steps else 0
+        self.not_finite += trace.not_finite if trace.steps else 0
+        # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
+        if course.quality > 0 and trace.keeps_form and len(trace.loss) >= 20:
+            self.rises.append(_late_rise(trace.loss))
+
+
 def verdict(
-    attempts: Sequence[Attempt], courses: Sequence[Course], probes: Sequence[Probe], word: str = "Dice"
+    attempts: Sequence[Attempt], courses: Iterable[Course] | Courses, probes: Sequence[Probe], word: str = "Dice"
 ) -> list[Check]:
     """Judge the evidence on one model.
 
     Args:
         attempts: each attack on each case at each level.
-        courses: of all single attacks of which these were made.
+        courses: of all single attacks of which these were made, or what was seen of them.
         probes: what was measured again.
         word: name of what is measured.
     """
+    if not isinstance(courses, Courses):
+        seen = Courses()
+        for course in courses:
+            seen.add(course)
+        courses = seen
     precise = [probe for probe in probes if probe.full_precision is not None]
     return [
         _gradients(courses),
@@ -123,19 +155,16 @@ def judge(check: str, passed: bool | None, figure: str) -> Check:
     return Check(check, NOT_RUN if passed is None else PASSED if passed else FAILED, figure)
 
 
-def _gradients(courses: Sequence[Course]) -> Check:
-    traces = [course.trace for course in courses if course.trace.steps]
-    steps, zero, broken = (sum(getattr(trace, key) for trace in traces) for key in ("steps", "zero", "not_finite"))
+def _gradients(courses: Courses) -> Check:
+    steps, zero, broken = courses.steps, courses.zero, courses.not_finite
     passed = None if steps == 0 else broken == 0 and zero <= VANISHED * steps
     return judge(
         "gradients are finite and do not vanish", passed, f"{zero} zero and {broken} not finite of {steps} gradients"
     )
 
 
-def _converged(courses: Sequence[Course]) -> Check:
-    # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
-    unfinished = [course.trace for course in courses if course.quality > 0]
-    rises = [_late_rise(trace.loss) for trace in unfinished if trace.keeps_form and len(trace.loss) >= 20]
+def _converged(courses: Courses) -> Check:
+    rises = courses.rises
     name = "the loss has stopped rising at the last step"
     if not rises:
         return judge(name, None, "no attack of 20 steps or more with a loss that keeps its form was run to its end")

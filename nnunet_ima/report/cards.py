@@ -83,7 +83,7 @@ class Card:
 def make_cards(material: Material) -> list[Card]:
     """Return a card for each model of an audit."""
     summary, question = material.summary, material.manifest["question"]
-    case_set = _hash(question["cases"])
+    case_set = hash_of(question["cases"])
     versions = [run.get("versions", {}).get("nnunet-ima", "unknown") for run in material.manifest["provenance"]]
     cards = []
     for name, model in material.models.items():
@@ -100,7 +100,7 @@ def make_cards(material: Material) -> list[Card]:
                 cases=rows[0]["cases"] if rows else 0,
                 case_set=case_set,
                 attacks=tuple(dict.fromkeys(row["attack"] for row in rows if row["eps"])),
-                protocol=_hash([question["attacks"], question["settings"], model["step_size"], model["mirroring"]]),
+                protocol=hash_of([question["attacks"], question["settings"], model["step_size"], model["mirroring"]]),
                 norm=summary["settings"]["norm"],
                 unit=summary["settings"]["unit"],
                 levels=tuple(_level(row) for row in worst_rows(summary, name).values()),
@@ -112,7 +112,8 @@ def make_cards(material: Material) -> list[Card]:
     return cards
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from nnunet_ima.evidence.store import level_key
 from nnunet_ima.report.canvas import MODEL_COLOURS
 
+STEPS = 1000  # of a curve at most: a page must not grow with the cases
 DASHES = ("solid", "dash", "dashdot", "dot")
 
 
@@ -64,11 +65,19 @@ def margin_chart(summary: Mapping[str, Any], unit: str) -> dict[str, Any]:
     for number, entry in enumerate(summary["margins"]):
         fallen = sorted((eps, case) for case, eps in entry["values"].items() if eps is not None)
         count = entry["cases"]
+        shown = range(0, len(fallen), max(1, -(-len(fallen) // STEPS)))
         data.append(
             {
-                "x": [0.0, *(eps for eps, _ in fallen), entry["largest_tried"]],
-                "y": [1.0, *(1 - place / count for place in range(1, len(fallen) + 1)), 1 - len(fallen) / count],
-                "text": ["", *(f"{_plain(case)} falls at {level_key(round(eps, 4))}" for eps, case in fallen), ""],
+                "x": [0.0, *(fallen[at][0] for at in shown), entry["largest_tried"]],
+                "y": [1.0, *(1 - (at + 1) / count for at in shown), 1 - len(fallen) / count],
+                "text": [
+                    "",
+                    *(
+                        f"{_plain(case)} falls at {level_key(round(eps, 4))}"
+                        for eps, case in map(fallen.__getitem__, shown)
+                    ),
+                    "",
+                ],
                 "name": _plain(entry["model"]),
                 "mode": "lines+markers",
                 "line": {"shape": "hv", "color": MODEL_COLOURS[number % len(MODEL_COLOURS)]},

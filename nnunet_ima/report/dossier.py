@@ -10,6 +10,7 @@ from nnunet_ima.report import regulations
 from nnunet_ima.report.about import NOTHING_SAID, QUESTIONS, About
 from nnunet_ima.report.audit_figures import unit_of
 from nnunet_ima.report.audit_table import headlines, refused, results, soundness
+from nnunet_ima.report.cards import hash_of
 from nnunet_ima.report.charts import dice_chart, margin_chart
 from nnunet_ima.report.document import (
     Block,
@@ -29,6 +30,7 @@ from nnunet_ima.report.material import Material
 from nnunet_ima.report.strata import Strata, strata_section
 from nnunet_ima.report.wording import conclusion, number, worst_rows
 
+LISTED = 1000  # cases that a table of the page holds at most
 LIMITS = (
     "An attack shows how low a model can fall; it proves nothing about what it withstands. Another attack may do more: "
     "the numbers under attack are upper bounds of the robustness.",
@@ -150,6 +152,9 @@ def _identity(material: Material, about: About) -> tuple[Block, ...]:
     rows += [{"what": "code of nnunet-ima", "hash": run["code"]} for run in runs if "code" in run]
     columns: list[Column] = [("file", lambda row: row["what"]), ("SHA-256", lambda row: row["hash"])]
     cases = [{"what": name, "hash": value} for name, value in question["cases"].items()]
+    told = f"Images and labels of the {len(cases)} cases:"
+    if len(cases) > LISTED:
+        told += f" the first {LISTED}. manifest.json lists all; their SHA-256 together is {hash_of(question['cases'])}."
     sign = (
         "I confirm that the weights, plans and code of the released product have the hashes above. "
         "Name, date, signature: ______________________________"
@@ -157,8 +162,8 @@ def _identity(material: Material, about: About) -> tuple[Block, ...]:
     people = [f"{key}: {about.answers.get(key, 'not provided')}" for key in ("author", "reviewer")]
     return (
         Table.of(_unique(rows), columns),
-        Text(f"Images and labels of the {len(cases)} cases:"),
-        Table.of(cases, [("case", columns[0][1]), columns[1]]),
+        Text(told),
+        Table.of(cases[:LISTED], [("case", columns[0][1]), columns[1]]),
         Bullets(tuple(people)),
         Text(sign),
     )
@@ -212,11 +217,12 @@ def _results(material: Material) -> tuple[Block, ...]:
 def _cases(material: Material, about: About) -> tuple[Block, ...]:
     """A table of cases, worst first, that opens each; volumes; pictures of the worst ones; the terms of all that."""
     top = max((row["eps"] for row in material.cases), default=0.0)
-    rows: dict[tuple[str, str], Row] = {}
-    for row in material.cases:
-        place = rows.setdefault((row["model"], row["case"]), {**row, "lowest": 2.0})
-        if row["eps"] == top and row["dice"] < place["lowest"]:
-            place |= {**row, "lowest": row["dice"]}
+    lowest: dict[tuple[str, str], tuple[bool, float, int]] = {}  # first those of the largest noise, by Dice
+    for at, row in enumerate(material.cases):
+        found = (row["eps"] != top, row["dice"], at)
+        key = (row["model"], row["case"])
+        if key not in lowest or (not found[0] and found < lowest[key]):
+            lowest[key] = found
     columns: list[Column] = [
         ("model", lambda row: row["model"]),
         ("case", lambda row: row["case"]),
@@ -227,15 +233,22 @@ def _cases(material: Material, about: About) -> tuple[Block, ...]:
         ("volume error there", _volume_errors),
         ("missed there", lambda row: ", ".join(row["missed"])),
     ]
-    ordered = sorted(rows.values(), key=lambda row: row["dice"])
+    ordered = [material.cases[at] for _, at in sorted((dice, at) for _, dice, at in lowest.values())[:LISTED]]
+    more = f"The worst {LISTED} of {len(lowest)}; cases.csv holds all." if len(lowest) > LISTED else ""
     viewer = [Viewer(material.shown, material.note)] if material.shown else []
     pictures = [
         Picture(file, "The case where Dice falls furthest: image, noise, predictions without and with it.")
-        for model in dict.fromkeys(row["model"] for row in ordered)
+        for model in dict.fromkeys(model for _, model in sorted((it[1:], model) for (model, _), it in lowest.items()))
         if material.pictures and (file := material.folder / f"worst_case_{model}.png").is_file()
     ]
     terms = [Text(f"Images: {about.answers['images']}", "note")] if "images" in about.answers else []
-    return (*viewer, *(terms if viewer or pictures else []), Table.of(ordered, columns, "cases"), *pictures)
+    return (
+        *viewer,
+        *(terms if viewer or pictures else []),
+        Table.of(ordered, columns, "cases"),
+        *([Text(more, "note")] if more else []),
+        *pictures,
+    )
 
 
 def _volume_errors(row: Row) -> str:

@@ -40,23 +40,28 @@ class Kept:
 
     def worst(self, model: str, pipeline: Pipeline) -> WorstCase | None:
         """The case where Dice falls furthest, by the smallest noise that does it; None if no files of any are kept."""
-        records = [it for it in self.findings.records if it.model == model and it.attack != "clean"]
-        records.sort(key=lambda record: (record.dice - record.clean_dice, record.eps))
-        for record in records:  # noise is kept of each level's worst attack alone
-            if self._are_there(record, pipeline):
+        records = self.findings.records
+        order = sorted(
+            (record.dice - record.clean_dice, record.eps, place)
+            for place, record in enumerate(records)
+            if record.model == model and record.attack != "clean"
+        )
+        for *_, place in order:  # noise is kept of each level's worst attack alone
+            if self._are_there(record := records[place], pipeline):
                 return self._worst_case(record, pipeline)
         return None
 
     def shown(self, model: str, pipeline: Pipeline, most: int) -> Iterator[CaseVolumes]:
         """The worst cases of a model that are kept, worst first, one at a time."""
-        of_case: dict[str, dict[float, Result]] = {}
-        for record in self.findings.records:
+        of_case: dict[str, dict[float, tuple[float, int]]] = {}  # Dice at each level, and where its record is
+        records = self.findings.records
+        for place, record in enumerate(records):
             if record.model == model and record.attack != "clean" and self._are_there(record, pipeline):
-                of_case.setdefault(record.case, {})[record.eps] = record
-        lowest = {case: min(record.dice for record in levels.values()) for case, levels in of_case.items()}
+                of_case.setdefault(record.case, {})[record.eps] = (record.dice, place)
+        lowest = {case: min(dice for dice, _ in levels.values()) for case, levels in of_case.items()}
         worst = sorted(of_case, key=lambda case: lowest[case])[:most]
         for case in worst:
-            yield self._volumes([record for _, record in sorted(of_case[case].items())], pipeline)
+            yield self._volumes([records[place] for _, (_, place) in sorted(of_case[case].items())], pipeline)
 
     def _are_there(self, record: Result, pipeline: Pipeline) -> bool:
         return all(file.is_file() for file in self._files(record, pipeline))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from nnunet_ima.evidence.records import Result
 from nnunet_ima.evidence.schema import to_json
+from nnunet_ima.evidence.spool import Spool
 from nnunet_ima.evidence.store import MANIFEST
 from nnunet_ima.files import atomic_file, read_json
 from nnunet_ima.report.document import Layer, Shown
 
-FILE, SCHEMA = "dossier.json.gz", 3
+FILE, SCHEMA = "dossier.json.gz", 4
 OF_CASE = (
     *("model", "case", "attack", "eps", "dice", "clean_dice", "dice_per_class", "overlap", "hd95_mm", "nsd"),
     *("volume_error_per_class", "missed"),
@@ -41,7 +43,7 @@ class Material:
     folder: Path
     summary: dict[str, Any]
     facts: dict[str, str]
-    cases: list[dict[str, Any]]
+    cases: Sequence[dict[str, Any]]
     manifest: dict[str, Any]
     shown: tuple[Shown, ...]
     note: str
@@ -64,23 +66,26 @@ class Material:
         return {name: known[name] for name in dict.fromkeys(row["model"] for row in self.summary["rows"])}
 
 
-def of_case(records: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return results as `Material.cases` holds them."""
-    return [{key: to_json(getattr(record, key)) for key in OF_CASE} for record in records]
+def of_case(records: Iterable[Result], folder: Path | None = None) -> Sequence[dict[str, Any]]:
+    """Return results as `Material.cases` holds them, on the disk of a folder."""
+    return Spool(folder, ({key: to_json(getattr(record, key)) for key in OF_CASE} for record in records))
 
 
 def write_material(material: Material) -> None:
-    """Keep what the folder does not hold elsewhere."""
-    content = {
+    """Keep what the folder does not hold elsewhere: a line of all but the cases, then a line for each of these."""
+    first = {
         "schema": SCHEMA,
         "facts": material.facts,
-        "cases": material.cases,
         "shown": [_as_json(shown) for shown in material.shown],
         "note": material.note,
+        "cases": len(material.cases),
     }
-    packed = gzip.compress(json.dumps(content, allow_nan=False).encode(), mtime=0)
-    with atomic_file(material.folder / FILE) as stream:
-        stream.write(packed)
+    with (
+        atomic_file(material.folder / FILE) as stream,
+        gzip.GzipFile("", "wb", fileobj=stream, mtime=0) as packed,
+    ):
+        for line in chain([first], material.cases):
+            packed.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
 
 def read_material(folder: Path) -> Material:
@@ -98,13 +103,16 @@ def read_material(folder: Path) -> Material:
         msg = f"{file} is missing; {way_out}"
         raise FileNotFoundError(msg)
     try:
-        content = json.loads(gzip.decompress(file.read_bytes()))
-        if content["schema"] != SCHEMA:
-            msg = f"{file} was written by another release (schema {content['schema']!r}, not {SCHEMA}); {way_out}"
-            raise ValueError(msg)
-        shown = tuple(_from_json(entry) for entry in content["shown"])
-        parts = content["facts"], content["cases"]
-        return Material(folder, summary, *parts, manifest, shown, content["note"])
+        with gzip.open(file) as stream:
+            content = json.loads(stream.readline())
+            if content["schema"] != SCHEMA:
+                msg = f"{file} was written by another release (schema {content['schema']!r}, not {SCHEMA}); {way_out}"
+                raise ValueError(msg)
+            shown = tuple(_from_json(entry) for entry in content["shown"])
+            cases: Spool[dict[str, Any]] = Spool(None, map(json.loads, stream))
+        if len(cases) != content["cases"]:
+            raise EOFError(f"it holds {len(cases)} of {content['cases']} results")
+        return Material(folder, summary, content["facts"], cases, manifest, shown, content["note"])
     except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
         msg = f"{file} is damaged ({error}); {way_out}"
         raise ValueError(msg) from error

@@ -86,7 +86,7 @@ def publish(
     images = "\n\n".join(f"![{name}]({quote(name)})" for name in figures)
     write_atomically(folder / "report.md", f"{text}\n\n{images}\n" if images else f"{text}\n")
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    told = of_case(findings.records)
+    told = of_case(findings.records, folder)
     material = Material(folder, summary, facts, told, manifest, *_shown(kept, pipelines, told))
     write_material(material)
     made = cards.make_cards(material)
@@ -97,7 +97,9 @@ def publish(
     return f"{text}\n\nReport, figures and all results: {folder}\nTo read, look into and file: {folder / DOSSIER}"
 
 
-def _shown(kept: Kept, pipelines: Mapping[str, Pipeline], told: list[dict[str, Any]]) -> tuple[tuple[Shown, ...], str]:
+def _shown(
+    kept: Kept, pipelines: Mapping[str, Pipeline], told: Sequence[dict[str, Any]]
+) -> tuple[tuple[Shown, ...], str]:
     """Volumes of the worst cases; those of an earlier start, if it has told the same results."""
     with suppress(OSError, ValueError):  # none, or damaged: they are made
         former = read_material(kept.folder)

@@ -13,6 +13,7 @@ TOLD = (
     "own prediction of the changed scan, written and read as any other; where geometry changes, the label moves with "
     "it. Beside each case stands what was done to its scan."
 )
+LISTED = 1000  # cases that the table holds at most, the worst ones
 MODELS: list[Column] = [
     ("model", lambda row: row["model"]),
     ("severity", lambda row: str(row["severity"])),
@@ -40,7 +41,10 @@ def worst_shift_sections(summary: dict[str, Any]) -> list[Section]:
     blocks: list[Block] = [Text(TOLD, "note"), Table.of(rows, MODELS)]
     blocks += [Text(_compared(row)) for row in summary["paired_worst_shift"]]
     for row in rows:
-        blocks += [Text(f"**{row['model']}**, severity {row['severity']}:"), Table.of(row["found"], CASES)]
+        blocks += [Text(f"**{row['model']}**, severity {row['severity']}:"), Table.of(row["found"][:LISTED], CASES)]
+        if len(row["found"]) > LISTED:
+            told = f"The worst {LISTED} of {len(row['found'])} cases; summary.json holds all."
+            blocks.append(Text(told, "note"))
     return [Section("The worst realistic change", tuple(blocks), "worst-shift")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -49,16 +49,11 @@ def check_scan(likeness: Likeness, scan: Scan, model: str, case: str, disturbanc
     )
 
 
-def by_place(checked: Sequence[Checked]) -> dict[Place, Checked]:
-    """Answers of the check by what was looked at."""
-    return {_place(entry): entry for entry in checked}
-
-
 def _place(record: Checked | Shifted) -> Place:
     return record.model, record.case, record.disturbance, record.severity
 
 
-def false_alarms(checked: Sequence[Checked], shifted: Sequence[Shifted]) -> list[dict[str, Any]]:
+def false_alarms(checked: Iterable[Checked], shifted: Iterable[Shifted]) -> list[dict[str, Any]]:
     """What the check says of each model's untouched cases; a model without it has 0 of them."""
     rows = []
     for model in dict.fromkeys(record.model for record in shifted):
@@ -75,7 +70,7 @@ def false_alarms(checked: Sequence[Checked], shifted: Sequence[Shifted]) -> list
 
 
 def silent_failures(
-    checked: Sequence[Checked], shifted: Sequence[Shifted], records: Sequence[Result]
+    checked: Iterable[Checked], shifted: Iterable[Shifted], records: Iterable[Result]
 ) -> list[dict[str, Any]]:
     """Of the predictions that have fallen under a disturbance: how many were flagged, and by what?
 
@@ -83,33 +78,33 @@ def silent_failures(
         A row for each model: how many were looked at, how many fell, how many of these were flagged by the check (None:
         there is none), by low confidence (None: not recorded), by either; how many by nothing, by disturbance, too.
     """
-    rows, answers = [], by_place(checked)
+    looked = {entry.model for entry in checked if entry.disturbance != UNTOUCHED}
+    rows = []
     for model in dict.fromkeys(record.model for record in shifted):
-        moved = [it for it in shifted if it.model == model and it.disturbance != UNTOUCHED]
-        fallen = [record for record in moved if fell(record)]
-        limit = threshold([it for it in records if it.model == model and not it.eps])
-        seen = {number for number, record in enumerate(fallen) if _flagged(answers, record)}
-        unsure = {number for number, record in enumerate(fallen) if _unsure(record, limit)}
-        silent = [record.disturbance for number, record in enumerate(fallen) if number not in seen | unsure]
+        limit = threshold(it for it in records if it.model == model and not it.eps)
+        moved, recorded = 0, False
+        fallen: dict[Place, bool] = {}  # whether low confidence would have warned
+        for record in shifted:
+            if record.model == model and record.disturbance != UNTOUCHED:
+                moved, recorded = moved + 1, recorded or record.confidence is not None
+                if fell(record):
+                    fallen[_place(record)] = (
+                        limit is not None and record.confidence is not None and surety(record) < limit
+                    )
+        seen = {place for entry in checked if entry.flagged and (place := _place(entry)) in fallen}
+        unsure = {place for place, warned in fallen.items() if warned}
+        warned_of = seen | unsure
+        silent = [place[2] for place in fallen if place not in warned_of]
         rows.append(
             {
                 "model": model,
-                "predictions": len(moved),
+                "predictions": moved,
                 "fell": len(fallen),
-                "flagged": len(seen) if any(_place(record) in answers for record in moved) else None,
-                "unsure": len(unsure) if limit is not None and any(record.confidence for record in moved) else None,
-                "either": len(seen | unsure),
+                "flagged": len(seen) if model in looked else None,
+                "unsure": len(unsure) if limit is not None and recorded else None,
+                "either": len(warned_of),
                 "silent": len(silent),
                 "silent_by_disturbance": {name: silent.count(name) for name in dict.fromkeys(silent)},
             }
         )
     return rows
-
-
-def _flagged(answers: Mapping[Place, Checked], record: Shifted) -> bool:
-    answer = answers.get(_place(record))
-    return answer is not None and answer.flagged
-
-
-def _unsure(record: Shifted, limit: float | None) -> bool:
-    return limit is not None and record.confidence is not None and surety(record) < limit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
@@ -16,7 +18,7 @@ from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.probes import telling_level
 from nnunet_ima.evidence.records import Failure, Result
 from nnunet_ima.evidence.store import Store
-from nnunet_ima.evidence.verdict import Attempt, Check, Course, judgements, verdict
+from nnunet_ima.evidence.verdict import Attempt, Check, Courses, judgements, verdict
 from nnunet_ima.inference.cases import Case, check_case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volumes import Volumes
@@ -71,10 +73,10 @@ def run_audit(
     if helpers is not None:
         pairs = [(name, case) for name in pipelines for case in cases if not faults[name, case.name]]
         faults = {**faults, **{pair: [why] for pair, why in helpers.measure(pairs).items()}}
-    findings = Findings()
+    findings = Findings.on_disk(store.folder)
     with _progress(len(pipelines) * len(cases) * count(settings)) as (bar, watch):
         audits = [
-            _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults)
+            _ModelAudit(name, pipeline, settings, engine, volumes, bar, watch, faults, Findings.on_disk(store.folder))
             for name, pipeline in pipelines.items()
         ]
         for audit in audits:
@@ -82,13 +84,13 @@ def run_audit(
         _judge(audits, probes, helpers)
         _transfer(audits, helpers)
         for audit in audits:
-            findings.records += audit.found.records
+            findings.records.extend(audit.found.records)
             findings.margins += audit.found.margins
             findings.certificates += audit.found.certificates
             findings.compressed += audit.found.compressed
-            findings.shifted += audit.found.shifted
-            findings.worst_shifts += audit.found.worst_shifts
-            findings.checked += audit.found.checked
+            findings.shifted.extend(audit.found.shifted)
+            findings.worst_shifts.extend(audit.found.worst_shifts)
+            findings.checked.extend(audit.found.checked)
             findings.transferred += audit.found.transferred
             findings.verdicts += judgements(audit.name, audit.checks)
             findings.failed += audit.found.failed
@@ -110,7 +112,7 @@ def _transfer(audits: Sequence[_ModelAudit], helpers: Apart | None) -> None:
     if helpers is not None:
         wanted = [(audit, case) for audit in audits for case, _ in audit.measured.values()]
         lost = helpers.transfer(
-            [(audit.name, case, found) for audit, case in wanted if (found := sources[audit.name][case.name])]
+            [(audit.name, case, found) for audit, case in wanted if (found := sources[audit.name](case.name))]
         )
     for audit in audits:
         audit.transfer(sources[audit.name], {case: why for (name, case), why in lost.items() if name == audit.name})
@@ -128,10 +130,10 @@ class _ModelAudit:
     bar: Any
     watch: Watch
     faults: Faults
-    found: Findings = field(default_factory=Findings)
+    found: Findings
     measured: dict[str, tuple[Case, CaseAudit | None]] = field(default_factory=dict)
     attempts: list[Attempt] = field(default_factory=list)
-    courses: list[Course] = field(default_factory=list)
+    courses: Courses = field(default_factory=Courses)
     checks: list[Check] = field(default_factory=list)
 
     def measure(self, cases: Sequence[Case], probes: int) -> None:
@@ -150,15 +152,16 @@ class _ModelAudit:
 
     def _add(self, measured: Measured) -> None:
         """Take what was found of a case: all or nothing, so that means compare like with like."""
-        self.found.records += measured.records
+        self.found.records.extend(measured.records)
         self.found.margins += measured.margins
         self.found.certificates += measured.certificates
         self.found.compressed += measured.compressed
-        self.found.shifted += measured.shifted
-        self.found.checked += measured.checked
-        self.found.worst_shifts += measured.worst_shifts
+        self.found.shifted.extend(measured.shifted)
+        self.found.checked.extend(measured.checked)
+        self.found.worst_shifts.extend(measured.worst_shifts)
         self.attempts += measured.attempts
-        self.courses += measured.courses
+        for course in measured.courses:
+            self.courses.add(course)
 
     def _fail(self, case: Case, error: Exception) -> None:
         told = case.told(str(error))
@@ -167,10 +170,9 @@ class _ModelAudit:
 
     def to_probe(self, probes: int) -> list[tuple[Case, float]]:
         """Cases that are measured again, and at which level."""
-        records = [record for record in self.found.records if record.attack != "clean"]
-        if not records:
+        if not any(record.attack != "clean" for record in self.found.records):
             return []
-        level = _telling_level(records, self.settings.attacks[0])
+        level = _telling_level(self.found.records, self.settings.attacks[0])
         return [(case, level) for case, _ in list(self.measured.values())[:probes]]
 
     def judge(self, probes: int, lost: Mapping[str, str]) -> None:
@@ -194,34 +196,40 @@ class _ModelAudit:
         self.checks += shift_checks(self.found.shifted) if self.found.shifted else []
         self.checks += worst_shift_checks(self.found.worst_shifts) if self.found.worst_shifts else []
 
-    def sources(self, others: Sequence[_ModelAudit]) -> dict[str, list[Result]]:
-        """For each case the worst results of the other models."""
-        return {name: [it for other in others for it in other.worst(name)] for name in self.measured}
+    def sources(self, others: Sequence[_ModelAudit]) -> Callable[[str], list[Result]]:
+        """What tells the worst results of the other models on a case."""
+        return lambda case: [it for other in others for it in other.worst(case)]
 
-    def transfer(self, sources: Mapping[str, Sequence[Result]], lost: Mapping[str, str]) -> None:
+    def transfer(self, sources: Callable[[str], list[Result]], lost: Mapping[str, str]) -> None:
         """Look at the noise that was made for the other models; it costs a prediction each.
 
         Args:
-            sources: of each case, where its noise comes from.
+            sources: tells of a case where its noise comes from.
             lost: cases that killed the workers, and the words for that.
         """
         for case, audit in self.measured.values():
             if case.name in lost:
                 self._fail(case, ValueError(lost[case.name]))
-            elif sources[case.name]:
+            elif made := sources(case.name):
                 here = audit or self._open(case)
-                found = [transferred(here, source, self.engine.store) for source in sources[case.name]]
+                found = [transferred(here, source, self.engine.store) for source in made]
                 self.found.transferred += [record for record in found if record is not None]
         if self.found.transferred:
             self.checks.append(transfer_check(self.found.transferred, self.found.records))
 
     def worst(self, case: str) -> list[Result]:
         """The worst result of a case at each noise level."""
-        attacked = [record for record in self.found.records if record.case == case and record.eps]
-        return [
-            min((record for record in attacked if record.eps == eps), key=lambda record: record.dice)
-            for eps in dict.fromkeys(record.eps for record in attacked)
-        ]
+        return [self.found.records[place] for _, place in self._worst_places.get(case, {}).values()]
+
+    @cached_property
+    def _worst_places(self) -> dict[str, dict[float, tuple[float, int]]]:
+        """For each case and level the lowest Dice, and the place of its record; asked for when all is measured."""
+        worst: dict[str, dict[float, tuple[float, int]]] = {}
+        for place, record in enumerate(self.found.records):
+            if record.eps:
+                levels = worst.setdefault(record.case, {})
+                levels[record.eps] = min(levels.get(record.eps, (math.inf, place)), (record.dice, place))
+        return worst
 
     def _open(self, case: Case) -> CaseAudit:
         return CaseAudit(self.name, self.pipeline, case, self.settings, self.engine, self.volumes)
@@ -230,11 +238,14 @@ class _ModelAudit:
         return lambda title, worst: self.watch(f"{case.name} {title}", worst)
 
 
-def _telling_level(records: Sequence[Result], attack: str) -> float:
-    of_attack = [record for record in records if record.attack == attack]
-    levels = {record.eps for record in of_attack}
-    dice = {eps: fmean(record.dice for record in of_attack if record.eps == eps) for eps in levels}
-    return telling_level(dice, fmean(record.clean_dice for record in of_attack))
+def _telling_level(records: Iterable[Result], attack: str) -> float:
+    of_level: dict[float, list[float]] = {}
+    clean = []
+    for record in records:
+        if record.attack == attack:
+            of_level.setdefault(record.eps, []).append(record.dice)
+            clean.append(record.clean_dice)
+    return telling_level({eps: fmean(dice) for eps, dice in of_level.items()}, fmean(clean))
 
 
 @contextmanager

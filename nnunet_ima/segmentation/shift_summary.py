@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from array import array
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -16,40 +18,58 @@ COUNTED = ("reoriented", "misoriented")  # more changes of the axes are not wors
 RISES = 0.005  # mean Dice over all disturbances that a worse severity may gain
 
 
-def shift_rows(records: Sequence[Shifted], checked: Sequence[Checked] = ()) -> list[dict[str, Any]]:
+def shift_rows(records: Iterable[Shifted], checked: Iterable[Checked] = ()) -> list[dict[str, Any]]:
     """Statistics of each model, disturbance and severity; the untouched scans are left out.
 
     Returns:
         Rows with mean Dice and its interval, the worst case, the mean fall from the Dice without a disturbance, and the
         share of the scans that the input check flags; None where it has looked at none.
     """
-    groups: dict[tuple[str, str, int], list[Shifted]] = {}
+    groups: dict[tuple[str, str, int], _Group] = {}
     for record in records:
         if record.disturbance != UNTOUCHED:
-            groups.setdefault((record.model, record.disturbance, record.severity), []).append(record)
+            key = (record.model, record.disturbance, record.severity)
+            if key not in groups:
+                groups[key] = _Group(record)
+            groups[key].add(record)
     flags: dict[tuple[str, str, int], list[bool]] = {}
     for entry in checked:
         flags.setdefault((entry.model, entry.disturbance, entry.severity), []).append(entry.flagged)
-    return [_row(group) | {"flagged": fmean(flags[key]) if key in flags else None} for key, group in groups.items()]
+    return [group.row() | {"flagged": fmean(flags[key]) if key in flags else None} for key, group in groups.items()]
 
 
-def _row(group: Sequence[Shifted]) -> dict[str, Any]:
-    first, worst = group[0], min(group, key=lambda record: record.dice)
-    dice = [record.dice for record in group]
-    return {
-        "model": first.model,
-        "disturbance": first.disturbance,
-        "severity": first.severity,
-        "level": first.level,
-        "unit": first.unit,
-        "cases": len(group),
-        "mean_dice": fmean(dice),
-        "interval": interval(dice),
-        "worst_dice": worst.dice,
-        "worst_case": worst.case,
-        "fall": fmean(record.clean_dice - record.dice for record in group),
-        "missed": sum(len(record.missed) for record in group),
-    }
+class _Group:
+    """What a row needs of the results under a disturbance; none but the first is kept."""
+
+    def __init__(self, first: Shifted) -> None:
+        self._first, self._worst = first, (math.inf, "")
+        self._dice, self._falls, self._missed = array("d"), array("d"), 0
+
+    def add(self, record: Shifted) -> None:
+        """Take the numbers of a result."""
+        self._dice.append(record.dice)
+        self._falls.append(record.clean_dice - record.dice)
+        self._missed += len(record.missed)
+        if record.dice < self._worst[0]:
+            self._worst = (record.dice, record.case)
+
+    def row(self) -> dict[str, Any]:
+        """Statistics over the cases."""
+        first = self._first
+        return {
+            "model": first.model,
+            "disturbance": first.disturbance,
+            "severity": first.severity,
+            "level": first.level,
+            "unit": first.unit,
+            "cases": len(self._dice),
+            "mean_dice": fmean(self._dice),
+            "interval": interval(self._dice),
+            "worst_dice": self._worst[0],
+            "worst_case": self._worst[1],
+            "fall": fmean(self._falls),
+            "missed": self._missed,
+        }
 
 
 def shift_models(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -87,12 +107,12 @@ def _corruption_error(own: Sequence[dict[str, Any]], reference: Sequence[dict[st
     return fmean(ratios) if ratios else None
 
 
-def shift_paired(records: Sequence[Shifted]) -> list[dict[str, Any]]:
+def shift_paired(records: Iterable[Shifted]) -> list[dict[str, Any]]:
     """Each further model against the first: a case's mean Dice over all disturbances and severities, case by case."""
-    of_model: dict[str, dict[str, list[float]]] = {}
+    of_model: dict[str, dict[str, array[float]]] = {}
     for record in records:
         if record.disturbance != UNTOUCHED:
-            of_model.setdefault(record.model, {}).setdefault(record.case, []).append(record.dice)
+            of_model.setdefault(record.model, {}).setdefault(record.case, array("d")).append(record.dice)
     models = list(of_model)
     rows = []
     for model in models[1:]:
@@ -103,15 +123,21 @@ def shift_paired(records: Sequence[Shifted]) -> list[dict[str, Any]]:
     return rows
 
 
-def shift_checks(records: Sequence[Shifted]) -> list[Check]:
+def shift_checks(records: Iterable[Shifted]) -> list[Check]:
     """Judge the disturbances of one model."""
-    untouched = [record for record in records if record.disturbance == UNTOUCHED]
-    touched = [record for record in records if record.disturbance != UNTOUCHED]
-    lost = max((abs(record.dice - record.clean_dice) for record in untouched), default=None)
-    idle = [f"{record.disturbance}@{record.severity} of {record.case}" for record in touched if record.changed == 0]
-    rising = [record for record in touched if record.disturbance not in COUNTED]
-    severities = sorted({record.severity for record in rising})
-    means = [fmean(record.dice for record in rising if record.severity == severity) for severity in severities]
+    lost: float | None = None
+    touched, idle = False, []
+    rising: dict[int, array[float]] = {}
+    for record in records:
+        if record.disturbance == UNTOUCHED:
+            lost = max(lost or 0.0, abs(record.dice - record.clean_dice))
+            continue
+        touched = True
+        if record.changed == 0:
+            idle.append(f"{record.disturbance}@{record.severity} of {record.case}")
+        if record.disturbance not in COUNTED:
+            rising.setdefault(record.severity, array("d")).append(record.dice)
+    means = [fmean(rising[severity]) for severity in sorted(rising)]
     gain = max((later - earlier for earlier, later in pairwise(means)), default=None)
     return [
         judge(

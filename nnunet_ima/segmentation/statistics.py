@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
+AT_ONCE = 2**20  # numbers that a bootstrap draws together; all at once would be 10⁸ for ten thousand cases
+
 
 def compared(differences: Sequence[float]) -> dict[str, Any]:
     """Statistics of differences between two models, with the p of a Wilcoxon signed-rank test; None without any."""
@@ -30,11 +32,15 @@ def interval(values: Sequence[float]) -> list[float] | None:
     if len(set(values)) == 1:
         return [values[0], values[0]]
 
+    batch = max(1, AT_ONCE // len(values))  # the draws are the same in any number of parts
+
     def at(method: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a degenerate distribution, which is looked for below
             rng = np.random.default_rng(0)
-            return bootstrap((values,), np.mean, method=method, n_resamples=9999, rng=rng).confidence_interval
+            return bootstrap(
+                (values,), np.mean, method=method, n_resamples=9999, batch=batch, rng=rng
+            ).confidence_interval
 
     found = at("BCa")
     if not np.isfinite([found.low, found.high]).all():

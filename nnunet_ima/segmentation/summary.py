@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
-
-import numpy as np
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.quantiles import QUANTILES, censored_quantile
 from nnunet_ima.evidence.records import Certificate, Margin, Result
 from nnunet_ima.evidence.schema import to_json
-from nnunet_ima.files import csv_text, write_atomically
+from nnunet_ima.files import csv_text, write_atomically, write_csv
 from nnunet_ima.segmentation.confidence import calibration_error
 from nnunet_ima.segmentation.confidence_summary import confidence_rows, confidence_warnings
 from nnunet_ima.segmentation.frequency import frequency_rows
 from nnunet_ima.segmentation.input_check import false_alarms, silent_failures
+from nnunet_ima.segmentation.result_rows import Group, Key, grouped, mean, worst_of_all
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.shift_summary import shift_models, shift_paired, shift_rows
 from nnunet_ima.segmentation.statistics import compared, interval
 from nnunet_ima.segmentation.transfer import transfer_rows
 from nnunet_ima.segmentation.worst_shift_summary import worst_shift_paired, worst_shift_rows
-from nnunet_ima.tasks.dice import dice_of_counts
-
-WORST = "worst of all"  # per case, over all attacks of the audit
 
 OF_NOISE = ("noise", "worst_component")
 PER_CASE = (
@@ -43,7 +39,7 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
 
     Returns:
         conclusive: whether the evidence is complete and sound.
-        rows: statistics of each model, attack and ε; see `_row`. "worst of all" takes each case's worst attack.
+        rows: statistics of each model, attack and ε; see `result_rows`. "worst of all" takes each case's worst attack.
         margins: of each model; see `_margins`.
         certificates: of each model and σ of smoothing; see `_certificates`.
         paired_certificates: the certified Dice of each further model minus that of the first one, case by case.
@@ -63,14 +59,13 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
         verdicts, failed: as found.
         settings: those that tell what the numbers mean.
     """
-    records = [*findings.records, *_worst(findings.records, settings)]
-    groups = _groups(records)
-    models = list(dict.fromkeys(record.model for record in records))
+    groups = grouped(chain(findings.records, worst_of_all(findings.records, settings.attacks)))
+    models = list(dict.fromkeys(model for model, _, _ in groups))
     by_model = [[entry for entry in findings.margins if entry.model == model] for model in models]
     margins = [_margins(found) for found in by_model if found]
     return {
         "conclusive": findings.conclusive,
-        "rows": [_row(key, group) for key, group in groups.items()],
+        "rows": [group.row(key) for key, group in groups.items()],
         "margins": margins,
         "certificates": [_certificates(group) for group in _by_sigma(findings).values()],
         "paired_certificates": _paired_certificates(models, findings),
@@ -98,12 +93,11 @@ def summarise(findings: Findings, settings: Settings) -> dict[str, Any]:
     }
 
 
-def write_summary(summary: dict[str, Any], records: Sequence[Result], folder: Path) -> None:
+def write_summary(summary: dict[str, Any], records: Iterable[Result], folder: Path) -> None:
     """Write summary.json, summary.csv (a line for each model, attack and ε) and cases.csv (one for each result)."""
     write_atomically(folder / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     write_atomically(folder / "summary.csv", csv_text(_flat(row) for row in summary["rows"]))
-    cases = (_flat(_of_case(record)) for record in records)
-    write_atomically(folder / "cases.csv", csv_text(cases))
+    write_csv(folder / "cases.csv", lambda: (_flat(_of_case(record)) for record in records))
 
 
 def _of_case(record: Result) -> dict[str, Any]:
@@ -112,66 +106,6 @@ def _of_case(record: Result) -> dict[str, Any]:
     sure = record.confidence
     judged = {"confidence": sure and sure.mean, "calibration_error": sure and calibration_error(sure.bins)}
     return {key: to_json(getattr(record, key)) for key in told} | judged
-
-
-def _worst(records: Sequence[Result], settings: Settings) -> list[Result]:
-    """Worst result of each model, case and ε over several attacks, unless one of them is always the worst."""
-    if len(settings.attacks) < 2:
-        return []
-    places: dict[tuple[Any, ...], dict[str, Result]] = {}
-    for record in records:
-        if record.attack != "clean":
-            place = (record.model, record.case, record.eps)
-            places.setdefault(place, {})[record.attack] = record
-    worst = [min(found.values(), key=lambda record: record.dice) for found in places.values()]
-    for attack in settings.attacks:
-        if all(found[attack].dice == least.dice for found, least in zip(places.values(), worst, strict=True)):
-            return []  # this one is the worst everywhere, and its rows say it all
-    return [replace(record, attack=WORST) for record in worst]
-
-
-def _groups(records: Sequence[Result]) -> dict[tuple[str, float, str], list[Result]]:
-    """Results by model, ε and attack, in the order of a table."""
-    groups: dict[tuple[str, float, str], list[Result]] = {}
-    for record in sorted(records, key=lambda record: record.eps):
-        groups.setdefault((record.model, record.eps, record.attack), []).append(record)
-    models = list(dict.fromkeys(record.model for record in records))
-    return {key: groups[key] for key in sorted(groups, key=lambda key: models.index(key[0]))}
-
-
-def _row(key: tuple[str, float, str], group: Sequence[Result]) -> dict[str, Any]:
-    """Statistics over the cases of one model, ε and attack."""
-    model, eps, attack = key
-    dice = [record.dice for record in group]
-    worst = min(group, key=lambda record: record.dice)
-    classes = list(group[0].dice_per_class)
-    pooled = {name: _pooled([record.overlap[name] for record in group]) for name in classes}
-    return {
-        "model": model,
-        "attack": attack,
-        "eps": eps,
-        "units": {unit: _mean([record.units[unit] for record in group], median) for unit in group[0].units},
-        "cases": len(group),
-        "mean_dice": fmean(dice),
-        "interval": interval(dice),
-        "worst_dice": worst.dice,
-        "worst_case": worst.case,
-        "quantiles": {f"{q:g}": float(np.quantile(dice, q)) for q in QUANTILES},
-        "dice_per_class": {name: _mean([record.dice_per_class[name] for record in group]) for name in classes},
-        "pooled_dice": _mean(pooled.values()),
-        "pooled_dice_per_class": pooled,
-        "random_dice": _mean([record.random_dice for record in group]),
-        "stored_dice": _mean([record.stored_dice for record in group]),
-        "stored_cases": sum(record.stored_dice is not None for record in group),
-        "hd95_mm": _mean([record.hd95_mm for record in group]),
-        "without_hd95": sum(record.hd95_mm is None for record in group),
-        "nsd": _mean([record.nsd for record in group]),
-        "volume_error": _mean([record.volume_error for record in group]),
-        "missed": sum(len(record.missed) for record in group),
-        "structures": sum(error is not None for record in group for error in record.volume_error_per_class.values()),
-        "forward": sum(record.passes.forward for record in group),
-        "backward": sum(record.passes.backward for record in group),
-    }
 
 
 def _margins(found: Sequence[Margin]) -> dict[str, Any]:
@@ -198,12 +132,15 @@ def _at_median(found: Sequence[Margin], unit: str) -> float | None:
     return None if meaningless else censored_quantile(values, 0.5)
 
 
-def _paired(first: str, second: str, groups: dict[tuple[str, float, str], list[Result]]) -> Iterator[dict[str, Any]]:
+def _paired(first: str, second: str, groups: Mapping[Key, Group]) -> Iterator[dict[str, Any]]:
     """Differences of Dice, second model minus first, on the cases that both have, with a Wilcoxon signed-rank test."""
     for (model, eps, attack), group in groups.items():
-        others = {record.case: record.dice for record in groups.get((second, eps, attack), [])}
-        differences = [others[record.case] - record.dice for record in group if record.case in others]
-        if model == first and differences:
+        if model != first or (second, eps, attack) not in groups:
+            continue
+        other = groups[second, eps, attack]
+        others = dict(zip(other.cases, other.dice, strict=True))
+        pairs = zip(group.cases, group.dice, strict=True)
+        if differences := [others[case] - dice for case, dice in pairs if case in others]:
             yield {"model": second, "against": first, "attack": attack, "eps": eps, **compared(differences)}
 
 
@@ -237,7 +174,7 @@ def _certificates(group: Sequence[Certificate]) -> dict[str, Any]:
         "model": group[0].model,
         "sigma": group[0].sigma,
         "radius": group[0].radius,
-        "units": {unit: _mean([entry.units[unit] for entry in group], median) for unit in group[0].units},
+        "units": {unit: mean([entry.units[unit] for entry in group], median) for unit in group[0].units},
         "cases": len(group),
         "mean_dice": fmean(dice),
         "interval": interval(dice),
@@ -256,16 +193,6 @@ def _paired_certificates(models: Sequence[str], findings: Findings) -> list[dict
         if model != models[0] and differences:
             rows.append({"model": model, "against": models[0], "sigma": sigma, **compared(differences)})
     return rows
-
-
-def _pooled(counts: Sequence[Sequence[int]]) -> float | None:
-    return dice_of_counts(*(sum(column) for column in zip(*counts, strict=True)))
-
-
-def _mean(values: Iterable[float | None], mean: Callable[[list[float]], float] = fmean) -> float | None:
-    """Mean of the values that are there; None if there are none."""
-    present = [value for value in values if value is not None]
-    return mean(present) if present else None
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

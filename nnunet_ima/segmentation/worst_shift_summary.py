@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -11,37 +12,39 @@ from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.evidence.verdict import Check, judge
 from nnunet_ima.segmentation.statistics import compared, interval
 
+FOUND = ("case", "clean_dice", "random_dice", "dice", "told")  # what a row holds of each case
 SAME = 1e-3  # share of the voxels that rounding may move where nothing is changed
 AGREE = 0.02  # Dice, between the search's look on the network's grid and nnU-Net's own prediction of the files
 
 
 def worst_shift_rows(records: Sequence[WorstShift]) -> list[dict[str, Any]]:
     """Statistics of each model and severity, with what was found of every case, worst first."""
-    groups: dict[tuple[str, int], list[WorstShift]] = {}
-    for record in records:
-        groups.setdefault((record.model, record.severity), []).append(record)
-    return [_row(sorted(group, key=lambda record: record.dice)) for group in groups.values()]
+    groups: dict[tuple[str, int], list[tuple[float, int]]] = {}
+    for place, record in enumerate(records):
+        groups.setdefault((record.model, record.severity), []).append((record.dice, place))
+    return [_row(records, [place for _, place in sorted(group)]) for group in groups.values()]
 
 
-def _row(group: Sequence[WorstShift]) -> dict[str, Any]:
-    first = group[0]
-    dice = [record.dice for record in group]
+def _row(records: Sequence[WorstShift], places: Sequence[int]) -> dict[str, Any]:
+    """Statistics of the records at some places, the worst one first."""
+    first, passes, found = records[places[0]], array("d"), []
+    for record in (records[place] for place in places):
+        found.append({key: to_json(getattr(record, key)) for key in FOUND})
+        passes.append(record.climbed.passes)
+    dice = [it["dice"] for it in found]
     return {
         "model": first.model,
         "modality": first.modality,
         "severity": first.severity,
-        "cases": len(group),
-        "clean_dice": fmean(record.clean_dice for record in group),
-        "random_dice": fmean(record.random_dice for record in group),
+        "cases": len(found),
+        "clean_dice": fmean(it["clean_dice"] for it in found),
+        "random_dice": fmean(it["random_dice"] for it in found),
         "mean_dice": fmean(dice),
         "interval": interval(dice),
         "worst_dice": first.dice,
         "worst_case": first.case,
-        "passes": fmean(record.climbed.passes for record in group),
-        "found": [
-            {key: to_json(getattr(record, key)) for key in ("case", "clean_dice", "random_dice", "dice", "told")}
-            for record in group
-        ],
+        "passes": fmean(passes),
+        "found": found,
     }
 
 

@@ -21,6 +21,8 @@ from nnunet_ima.commands.report import main
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
 from nnunet_ima.report.about import QUESTIONS, About, Acceptance, read_about, template
+from nnunet_ima.report.cards import hash_of
+from nnunet_ima.report.charts import margin_chart
 from nnunet_ima.report.document import Light
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
@@ -121,6 +123,30 @@ def test_the_table_of_cases_begins_with_the_worst(material) -> None:
     table = next(block for block in section.blocks if getattr(block, "key", "") == "cases")
     assert [row[:2] for row in table.rows[:2]] == [("weak", "case_2"), ("weak", "case_1")]
     assert table.rows[0][5:7] == ("0.360", "shell +0%, core -25%")
+
+
+def test_a_page_of_many_cases_lists_the_worst_and_says_where_all_are(material, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = markdown(dossier(material))
+    assert "holds all" not in text
+    assert "lists all" not in text
+    monkeypatch.setattr("nnunet_ima.report.dossier.LISTED", 2)
+    few = dossier(material)
+    table = next(it for section in few.sections for it in section.blocks if getattr(it, "key", "") == "cases")
+    assert [row[:2] for row in table.rows] == [("weak", "case_2"), ("weak", "case_1")]
+    text = markdown(few)
+    assert "The worst 2 of 6; cases.csv holds all." in text
+    every = hash_of(material.manifest["question"]["cases"])
+    assert f"the first 2. manifest.json lists all; their SHA-256 together is {every}" in text
+
+
+def test_a_curve_of_many_cases_keeps_some_of_its_steps(material, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = margin_chart(material.summary, "ε")["data"][0]
+    assert len(whole["x"]) == 5  # all three cases of the weak model fall
+    monkeypatch.setattr("nnunet_ima.report.charts.STEPS", 2)
+    thin = margin_chart(material.summary, "ε")["data"][0]
+    assert len(thin["x"]) == len(thin["y"]) == len(thin["text"]) == 4
+    points = {*zip(whole["x"], whole["y"], whole["text"], strict=True)}
+    assert {*zip(thin["x"], thin["y"], thin["text"], strict=True)} < points
 
 
 def test_a_page_asks_the_network_for_nothing(material) -> None:
