@@ -59,10 +59,18 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Course:
-    """How a single attack came there: its quality in the end, and its trace."""
+    """How a single attack came there.
+
+    Attributes:
+        quality: in the end.
+        trace: of its steps.
+        stands: no other attack of its preset found a lower one on the same case at the same level. What others would
+            find with more steps, twice the steps tell; a slow attack beside a strong one takes nothing away.
+    """
 
     quality: float
     trace: Trace
+    stands: bool = True
 
 
 @dataclass
@@ -73,7 +81,7 @@ class Courses:
         steps: gradients looked at.
         zero: those that were exactly 0.
         not_finite: those that held NaN or infinity.
-        rises: of the loss in the last tenth of the steps, of each attack that tells it.
+        rises: of the loss in the last tenth of the steps, of each attack that stands and tells it.
     """
 
     steps: int = 0
@@ -88,7 +96,7 @@ class Courses:
         self.zero += trace.zero if trace.steps else 0
         self.not_finite += trace.not_finite if trace.steps else 0
         # an attack that has reached Dice 0 has left in the middle of its rise, and had nothing more to gain
-        if course.quality > 0 and trace.keeps_form and len(trace.loss) >= 20:
+        if course.stands and course.quality > 0 and trace.keeps_form and len(trace.loss) >= 20:
             self.rises.append(_late_rise(trace.loss))
 
 

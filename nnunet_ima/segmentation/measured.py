@@ -15,6 +15,7 @@ from nnunet_ima.evidence.records import (
     WhiteNoise,
     WorstShift,
 )
+from nnunet_ima.evidence.store import level_key
 from nnunet_ima.evidence.verdict import Attempt, Course
 from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.certificate import certificate
@@ -86,7 +87,8 @@ def measure(audit: CaseAudit, watch: Watch, told: Callable[[], object]) -> Measu
         found.worst_shifts.append(worst_shift(audit, settings.worst_shift, watch))
         told()
     audit.finish()
-    found.courses += [Course(result.dice, result.trace) for result in audit.components.values()]
+    standing = {f"{record.worst_component}@{level_key(record.eps)}" for record in found.records}
+    found.courses += [Course(it.dice, it.trace, name in standing) for name, it in audit.components.items()]
     return found
 
 

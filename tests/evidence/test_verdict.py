@@ -177,3 +177,11 @@ def test_an_attack_that_has_reached_0_may_still_have_been_rising() -> None:
     change(evidence, "courses", 0, quality=0.0)
     retrace(evidence, 0, loss=tuple(range(100)))
     assert is_conclusive(verdict(**evidence))
+
+
+def test_a_slow_attack_beside_a_strong_one_takes_nothing_away() -> None:
+    evidence = sound()
+    rising = Course(0.8, replace(evidence["courses"][0].trace, loss=tuple(range(100))))
+    assert not is_conclusive(verdict(**{**evidence, "courses": [rising] * 4}))
+    beside = [*evidence["courses"], *[replace(rising, stands=False)] * 4]
+    assert is_conclusive(verdict(**{**evidence, "courses": beside}))
