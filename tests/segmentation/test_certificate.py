@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from bare_settings import BARE
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Certificate
@@ -26,18 +27,8 @@ from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.smoothing import Smoothing
 from nnunet_ima.segmentation.summary import summarise
 
-SETTINGS = Settings(
-    attacks=(),
-    eps=(),
-    unit="rms",
-    norm="L2",
-    reference_elements=None,
-    steps=None,
-    seed=0,
-    threshold=0.5,
-    margins=False,
-    tolerance=2.0,
-    save_adversarial=False,
+SETTINGS = replace(
+    BARE,
     smoothings=(Smoothing(0.1, samples=70, guesses=5),),
 )
 

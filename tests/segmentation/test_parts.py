@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from bare_settings import BARE
 
 from nnunet_ima.cluster.share import UnfitWorkerError
 from nnunet_ima.evidence.provenance import environment, question
@@ -19,20 +20,11 @@ from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.segmentation import run
 from nnunet_ima.segmentation.forecast import voxels_per_pass
 from nnunet_ima.segmentation.parts import Job, Recipe, _Session, code_of
-from nnunet_ima.segmentation.settings import Settings
 
-SETTINGS = Settings(
+SETTINGS = replace(
+    BARE,
     attacks=("fgsm",),
     eps=(0.3,),
-    unit="rms",
-    norm="L2",
-    reference_elements=None,
-    steps=None,
-    seed=0,
-    threshold=0.5,
-    margins=False,
-    tolerance=2.0,
-    save_adversarial=False,
 )
 WORKER = SimpleNamespace(address="tcp://node:1", name=0)
 

@@ -11,6 +11,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from bare_settings import BARE
 
 from nnunet_ima.commands.attack import main
 from nnunet_ima.evidence.findings import Findings
@@ -24,24 +25,14 @@ from nnunet_ima.report.shift_figure import draw_shift
 from nnunet_ima.segmentation import shifted as module
 from nnunet_ima.segmentation.input_check import find_likeness
 from nnunet_ima.segmentation.run import run_audit
-from nnunet_ima.segmentation.settings import Settings, Shift
+from nnunet_ima.segmentation.settings import Shift
 from nnunet_ima.segmentation.shift_summary import shift_checks, shift_models, shift_rows
 from nnunet_ima.segmentation.summary import summarise
 from nnunet_ima.shift.likeness import learn, read_likeness, write_likeness
 from nnunet_ima.shift.scan_files import read_scan
 
-SETTINGS = Settings(
-    attacks=(),
-    eps=(),
-    unit="rms",
-    norm="L2",
-    reference_elements=None,
-    steps=None,
-    seed=0,
-    threshold=0.5,
-    margins=False,
-    tolerance=2.0,
-    save_adversarial=False,
+SETTINGS = replace(
+    BARE,
     shift=Shift("MR", ("rician-noise", "rotation", "field-of-view", "reoriented", "swapped-channels"), (1, 5)),
 )
 

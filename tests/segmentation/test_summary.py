@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bare_settings import BARE
 from scipy.stats import wilcoxon
 
 from nnunet_ima.evidence.findings import Findings
@@ -22,19 +23,7 @@ UNITS: dict[str, float | None] = {"paper": None, "l2": 30.0, "rms": 0.3, "raw": 
 
 
 def settings(*attacks: str) -> Settings:
-    return Settings(
-        attacks=attacks or ("pgd",),
-        eps=(1.0, 2.0),
-        unit="rms",
-        norm="L2",
-        reference_elements=None,
-        steps=None,
-        seed=0,
-        threshold=0.5,
-        margins=True,
-        tolerance=2.0,
-        save_adversarial=False,
-    )
+    return replace(BARE, attacks=attacks or ("pgd",), eps=(1.0, 2.0), margins=True)
 
 
 def record(case: str, dice: float, eps: float = 1.0, attack: str = "pgd", model: str = "m", **more: Any) -> Result:

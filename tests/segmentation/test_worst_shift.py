@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from bare_settings import BARE
 
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.commands.attack import main
@@ -26,7 +27,7 @@ from nnunet_ima.inference.volume import read_volume
 from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.segmentation.run import run_audit
-from nnunet_ima.segmentation.settings import Settings, WorstShiftSettings
+from nnunet_ima.segmentation.settings import WorstShiftSettings
 from nnunet_ima.segmentation.summary import summarise
 from nnunet_ima.segmentation.worst_search import ChangedScan, Search
 from nnunet_ima.segmentation.worst_shift_summary import worst_shift_checks, worst_shift_paired, worst_shift_rows
@@ -35,18 +36,8 @@ from nnunet_ima.shift.scan_files import read_scan
 from nnunet_ima.shift.searched import make_chain
 from nnunet_ima.tasks.voxelwise import Labels, mean_dice_present
 
-SETTINGS = Settings(
-    attacks=(),
-    eps=(),
-    unit="rms",
-    norm="L2",
-    reference_elements=None,
-    steps=None,
-    seed=0,
-    threshold=0.5,
-    margins=False,
-    tolerance=2.0,
-    save_adversarial=False,
+SETTINGS = replace(
+    BARE,
     worst_shift=WorstShiftSettings("MR", severity=3, steps=8),
 )
 
