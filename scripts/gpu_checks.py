@@ -108,6 +108,7 @@ def _checked(name: str, check: Callable[[], str]) -> Check:
     except Exception as error:  # whatever a device can do wrong
         lines = str(error).strip().splitlines() or [""]
         passed, found = False, f"{type(error).__name__}: {lines[-1]}".replace("|", "/")
+    print(f"{name}: {'passed' if passed else 'FAILED'}, {found}", flush=True)  # a part may be stopped before its end
     return Check(name, passed, found, perf_counter() - begin)
 
 

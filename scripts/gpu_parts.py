@@ -73,9 +73,7 @@ class Part:
     def run(self) -> None:
         """Measure, and write PART.json and PART.md."""
         self.output.mkdir(parents=True, exist_ok=True)
-        if self.device == "cuda":
-            cudnn.benchmark = True  # as nnU-Net trains
-        else:
+        if self.device != "cuda":
             torch.set_num_threads(1 if self.toy else torch.get_num_threads())
         begin = perf_counter()
         with _stoppable():
@@ -117,8 +115,8 @@ class Part:
         self._prepared_d4()
         _plan("nnUNetPlansSpeed", "ima", ["tau=0.001", "margin_key=case"])
         texts, found = [SPEED], []
-        for configuration in ("2d",) if self.toy else ("2d", "3d_fullres"):
-            for compiled in (False, True) if self.device == "cuda" else (False,):
+        for compiled in (False, True) if self.device == "cuda" else (False,):
+            for configuration in ("2d",) if self.toy else ("2d", "3d_fullres"):
                 label = f"speed_{configuration}{'_compiled' if compiled else ''}"
                 measured = self._benchmark(label, configuration, "nnUNetPlansSpeed", None, compiled)
                 found.append(measured)
@@ -209,7 +207,9 @@ class Part:
         made = get_trainer_from_args(D4, wanted, 0, trainer, plans, latest.is_file(), torch.device(self.device))
         if latest.is_file():
             made.load_checkpoint(str(latest))
+        cudnn.benchmark = self.device == "cuda"  # as nnU-Net trains; attacks have too many batch sizes for it
         made.run_training()
+        cudnn.benchmark = False
         shutil.copyfile(folder / "fold_0" / "progress.png", self.output / f"{plans}_{configuration}_progress.png")
         return folder
 
@@ -248,15 +248,17 @@ class Part:
         file = self.output / f"{name}.json"
         if not file.is_file():
             with environment(nnUNet_compile="t" if compiled else "f", nnUNet_results=os.environ["nnUNet_results"]):
+                cudnn.benchmark = self.device == "cuda"
                 Benchmark(
                     dataset=D4,
                     configuration=self._configuration(configuration),
                     plans=plans,
                     checkpoint=checkpoint,
-                    batches=1 if self.toy else 10,
+                    batches=1 if self.toy else 5,
                     device=self.device,
                     output=file,
                 ).run()
+        cudnn.benchmark = False
         measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return measured
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from nnunet_ima.commands._run import run_cli
+from nnunet_ima.segmentation.paper_protocol import TRAINED
 from nnunet_ima.segmentation.protocol_table import ProtocolTable, Question
 
 
@@ -51,6 +52,10 @@ class PaperProtocol:
     seed: int = 0
     """Seed of the random starts."""
 
+    losses: tuple[str, ...] = (TRAINED,)
+    """What is climbed: dice_ce as in the paper; with several, such as dice_ce balanced_masked_ce, the worst of one PGD
+    for each counts."""
+
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     """Where to run."""
 
@@ -59,7 +64,9 @@ class PaperProtocol:
 
     def run(self) -> None:
         """Measure what is missing, one row at a time, and write after each."""
-        question = Question(self.reference_elements, self.fold, self.norm, self.steps, self.every, self.seed)
+        question = Question(
+            self.reference_elements, self.fold, self.norm, self.steps, self.every, self.seed, self.losses
+        )
         table = ProtocolTable(self.output.with_suffix(".json"), question, self.note)
         models = {}
         for entry in self.models:

@@ -107,6 +107,12 @@ def test_measurement_of_a_trained_model(phantom: PhantomDataset, trained: Path) 
     for (x, _, _), noisy in zip(inputs, protocol.attack_inputs(model, inputs, eps, 1, steps=5), strict=True):
         assert noisy.shape == x.shape
         assert float((noisy - x).norm()) <= eps * x.numel() ** 0.5 * (1 + 1e-5)
+    losses = ("dice_ce", "balanced_masked_ce")
+    both = protocol.measure(model, [0.0, 0.5], 1, steps=5, losses=losses)
+    alone = [protocol.measure(model, [0.5], 1, steps=5, losses=[loss])[0] for loss in losses]
+    assert both[0]["pooled_dice"] == rows[0]["pooled_dice"]
+    assert list(both[1]["pooled_dice_by_loss"].values()) == [row["pooled_dice"] for row in alone]
+    assert both[1]["sample_dice"] <= min(row["sample_dice"] for row in alone) + 1e-6
     label = protocol.predict(model, inputs[0][0])
     assert label.shape == inputs[0][0].shape[1:]
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods.base import Learner, Outcome
+from nnunet_ima.perturbation.few_sizes import few_sizes
 from nnunet_ima.perturbation.half_precision import attacked_pass, precision
 from nnunet_ima.tasks.classification import Classification
 
@@ -70,7 +71,7 @@ class ClassifierLearner(Learner):
     def attackable(self, network: nn.Module | None = None) -> Iterator[Callable[[Tensor], Tensor]]:
         """See `Learner.attackable`."""
         with evaluating(self.network if network is None else network) as lent:
-            yield partial(attacked_pass, lent)
+            yield few_sizes(partial(attacked_pass, lent), len(self.x))
 
 
 @contextmanager

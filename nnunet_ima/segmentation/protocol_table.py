@@ -13,7 +13,7 @@ import torch
 
 from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import read_json, write_atomically
-from nnunet_ima.segmentation.paper_protocol import load_model, measure
+from nnunet_ima.segmentation.paper_protocol import TRAINED, load_model, measure
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Question:
         steps: of PGD.
         every: attack every n-th network input only.
         seed: of the random starts.
+        losses: each is climbed by a PGD of its own, and the worst of them counts for each input.
     """
 
     reference_elements: int
@@ -35,6 +36,12 @@ class Question:
     steps: int = 100
     every: int = 1
     seed: int = 0
+    losses: tuple[str, ...] = (TRAINED,)
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Question:
+        """From JSON; files of earlier releases do not name the loss."""
+        return cls(**{**stored, "losses": tuple(stored.get("losses", (TRAINED,)))})
 
 
 class ProtocolTable:
@@ -54,7 +61,7 @@ class ProtocolTable:
         stored: dict[str, Any] = {"question": asdict(question), "rows": []}
         if file.is_file():
             stored = read_json(file, damaged="remove it")
-        if stored["question"] != asdict(question):
+        if Question.read(stored["question"]) != question:
             msg = f"{file} answers another question ({stored['question']}); choose another --output"
             raise ValueError(msg)
         self.rows: list[dict[str, Any]] = stored["rows"]
@@ -90,6 +97,7 @@ class ProtocolTable:
                     [value],
                     question.reference_elements,
                     every=question.every,
+                    losses=question.losses,
                     norm=question.norm,
                     steps=question.steps,
                     batch_size=batch_size,
@@ -120,11 +128,15 @@ class ProtocolTable:
         question, some = self._question, self._question.every > 1
         return (
             f"Pooled Dice / mean Dice per network input. {question.norm} noise, ε on {question.reference_elements} "
-            f"elements; PGD with {question.steps} steps of 4ε/{question.steps}, random start, Dice + cross-entropy; "
+            f"elements; PGD with {question.steps} steps of 4ε/{question.steps}, random start, {self._climbed()}; "
             f"{self.rows[0]['inputs']} network inputs of the validation cases of fold {question.fold}"
             + (f" (every {question.every}th that holds foreground)" if some else "")
             + f"; a run of its own for each ε. Device: {self._stored['device']}."
         )
+
+    def _climbed(self) -> str:
+        names = ["Dice + cross-entropy" if name == TRAINED else name for name in self._question.losses]
+        return names[0] if len(names) == 1 else f"the worst of one for each loss ({', '.join(names)})"
 
     def _write(self, device: str) -> None:
         name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.processor() or "CPU"

@@ -12,6 +12,7 @@ from torch._dynamo import OptimizedModule
 
 from nnunet_ima.ima.margins import Sample
 from nnunet_ima.methods.base import Learner, Outcome
+from nnunet_ima.perturbation.few_sizes import fill, missing_samples
 from nnunet_ima.perturbation.half_precision import precision
 from nnunet_ima.training.attackable import attackable
 from nnunet_ima.training.warm_start import bare_network
@@ -59,7 +60,12 @@ class SegmentationLearner(Learner):
             padded[rows] = x
             whole = self._pass(padded, self._targets)
             return Outcome(whole.losses[rows], whole.logits[rows])
-        return self._pass(x, [target[rows] for target in self._targets])
+        missing = missing_samples(x, len(self.x))
+        if missing == 0:
+            return self._pass(x, [target[rows] for target in self._targets])
+        filled = fill(rows, missing)
+        whole = self._pass(fill(x, missing), [target[filled] for target in self._targets])
+        return Outcome(whole.losses[: len(x)], whole.logits[: len(x)])
 
     def backward(self, loss: Tensor) -> None:
         """See `Learner.backward`."""
@@ -68,7 +74,7 @@ class SegmentationLearner(Learner):
 
     def attackable(self, network: nn.Module | None = None) -> AbstractContextManager[Callable[[Tensor], Tensor]]:
         """See `Learner.attackable`."""
-        return attackable(self.network if network is None else network)
+        return attackable(self.network if network is None else network, len(self.x))
 
     def finish(self) -> None:
         """Make the passes that a step of the method has not needed: under DDP every rank owes them to the others."""

@@ -30,7 +30,7 @@ def dice_counts(
     x = batch["data"].to(trainer.device)
     target = batch["target"]
     y: Tensor = (target[0] if isinstance(target, list) else target).to(trainer.device)
-    with attackable(network) as model:
+    with attackable(network, len(x)) as model:
         if generator is not None:
             eps = torch.full((len(x),), trainer.budget.effective(trainer.settings.robust_eps)).to(x)
             free = noise_mask(x, trainer.image_channels)

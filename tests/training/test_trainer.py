@@ -178,7 +178,7 @@ def test_the_network_is_put_back_as_it_was(make_trainer) -> None:
     trainer = make_trainer()
     trainer.on_train_start()
     trainer.network.train()
-    with attackable(trainer.network) as model:
+    with attackable(trainer.network, 2) as model:
         assert not trainer.network.training
         assert isinstance(model(torch.zeros(1, 1, *trainer.configuration_manager.patch_size)), torch.Tensor)
     assert trainer.network.training
