@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,6 +28,8 @@ from nnunet_ima.files import atomic_file, check_name, read_json, write_atomicall
 
 R = TypeVar("R")
 MANIFEST = "manifest.json"
+LOCK = f".{MANIFEST}.lock"
+WAIT = 600.0  # seconds for another process that writes the manifest or the report
 SCRATCH = ".stored-"
 DAY = 86400.0  # seconds
 TRIES = 100  # to write into a folder that others may remove as soon as it is empty
@@ -64,13 +67,23 @@ class Store:
         """
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / MANIFEST).is_file() and any(
+            not entry.name.startswith(f".{MANIFEST}")  # left by a kill
+            for entry in folder.iterdir()
+        ):
+            msg = f"{folder} holds other files; choose an empty folder with --output"
+            raise ValueError(msg)
+        self._lock = FileLock(folder / LOCK, timeout=WAIT)
+        question, self._provenance = json.loads(json.dumps([question, provenance]))
+        with self.alone():
+            self._claim(question)
+        self._sweep()
+
+    def _claim(self, question: dict[str, Any]) -> None:
+        """Write the manifest, or what this start adds to it."""
+        folder, provenance = self.folder, self._provenance
         manifest = folder / MANIFEST
-        question, provenance = json.loads(json.dumps([question, provenance]))
-        self._provenance = provenance
         if not manifest.is_file():
-            if any(not entry.name.startswith(f".{MANIFEST}") for entry in folder.iterdir()):  # left by a kill
-                msg = f"{folder} holds other files; choose an empty folder with --output"
-                raise ValueError(msg)
             write_atomically(manifest, _dumps({"schema": SCHEMA, "question": question, "provenance": [provenance]}))
             return
         stored = _read_manifest(manifest)
@@ -93,7 +106,29 @@ class Store:
         if provenance not in stored["provenance"]:
             stored["provenance"].append(provenance)  # every machine and version that took part is named
         write_atomically(manifest, _dumps(stored))  # writable, before any work
-        self._sweep()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from writing the manifest or the report; they wait.
+
+        The system gives the lock of a process that dies to the next one, over a network where its file system can lock
+        files (NFS 4, SMB). Where one cannot, nobody waits: start two commands on one folder one after the other there.
+
+        Raises:
+            TimeoutError: another process has not come to an end.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout:
+            msg = f"another process has been writing into {self.folder} for {WAIT:.0f} s; wait for it, or stop it"
+            raise TimeoutError(msg) from None
+        except NotImplementedError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     @classmethod
     def joined(cls, folder: Path) -> Store:
@@ -118,11 +153,12 @@ class Store:
         Args:
             environment: in what its provenance differs from that of this process; JSON values.
         """
-        stored = _read_manifest(self.path(MANIFEST))
-        entry = self._provenance | json.loads(json.dumps(environment))
-        if entry not in stored["provenance"]:
-            stored["provenance"].append(entry)
-            write_atomically(self.folder / MANIFEST, _dumps(stored))
+        with self.alone():
+            stored = _read_manifest(self.path(MANIFEST))
+            entry = self._provenance | json.loads(json.dumps(environment))
+            if entry not in stored["provenance"]:
+                stored["provenance"].append(entry)
+                write_atomically(self.folder / MANIFEST, _dumps(stored))
 
     def path(self, *parts: str) -> Path:
         """Return where something is kept in the folder.
@@ -237,8 +273,9 @@ class Store:
     def release(self) -> None:
         """Give the folder back if there is nothing in it but empty folders."""
         manifest, below = self.folder / MANIFEST, sorted(self.folder.rglob("*"), reverse=True)
-        if [entry for entry in below if not entry.is_dir()] == [manifest]:
-            manifest.unlink()
+        if {entry for entry in below if not entry.is_dir()} <= {manifest, self.folder / LOCK}:
+            for file in (manifest, self.folder / LOCK):
+                file.unlink(missing_ok=True)
             for folder in below:
                 with suppress(OSError):
                     folder.rmdir()

@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,44 @@ def test_further_models_join(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "manifest.json").read_text())["question"]["models"].keys() == {"m", "n"}
     with pytest.raises(ValueError, match="an audit with other models;"):
         Store(tmp_path, QUESTION | {"models": {"n": "another"}}, {})
+
+
+def test_models_that_join_at_the_same_moment_are_both_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, names = module.write_atomically, [f"m{number}" for number in range(4)]
+
+    def slowly(file: Path, text: str) -> None:
+        time.sleep(0.1)
+        write(file, text)
+
+    monkeypatch.setattr(module, "write_atomically", slowly)
+    with ThreadPoolExecutor(len(names)) as pool:
+        stores = list(pool.map(lambda name: Store(tmp_path, QUESTION | {"models": {name: name}}, {}), names))
+        list(pool.map(lambda it: it[0].took_part({"device": it[1]}), zip(stores, names, strict=True)))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["question"]["models"] == {name: name for name in names}
+    assert sorted(entry["device"] for entry in manifest["provenance"] if entry) == names
+
+
+def test_a_process_that_dies_keeps_nobody_waiting(tmp_path: Path) -> None:
+    code = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
+    Store(tmp_path, QUESTION, {})
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / module.LOCK)]).returncode == -9
+    Store(tmp_path, QUESTION, {})
+
+
+def test_who_waits_too_long_is_told_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WAIT", 0.1)
+    other = Store(tmp_path, QUESTION, {})
+    with other.alone(), other.alone(), pytest.raises(TimeoutError, match=f"writing into {tmp_path} for 0 s"):
+        Store(tmp_path, QUESTION, {})
+
+
+def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(module.FileLock, "acquire", acquire)
+    assert Store(tmp_path, QUESTION, {}).question()["models"] == QUESTION["models"]
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:
@@ -260,7 +300,8 @@ def test_nothing_outside_is_touched(tmp_path: Path, name: str) -> None:
         with pytest.raises(ValueError, match="holds the name"):
             store.drop_noise(*place)
     assert marker.read_text() == "precious"
-    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["manifest.json", "marker", "out", "precious.txt"]
+    names = {entry.name for entry in tmp_path.rglob("*")} - {module.LOCK}
+    assert names == {"manifest.json", "marker", "out", "precious.txt"}
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dossier_fixtures import question
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Failure
-from nnunet_ima.evidence.store import Store
+from nnunet_ima.evidence.store import LOCK, Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
 from nnunet_ima.report.audit_figures import WorstCase
@@ -114,7 +114,7 @@ def write_images(store: Store, model: str, case: str, *levels: float) -> None:
 
 
 def names(store: Store) -> set[str]:
-    return {path.name for path in store.folder.iterdir() if path.is_file()}
+    return {path.name for path in store.folder.iterdir() if path.is_file() and path.name != LOCK}
 
 
 def test_all_files_are_written_and_told(
