@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -91,12 +92,13 @@ def share(
             if suspects and not (left or running):
                 alone = True
                 begin(suspects.pop(), [])
-            kind, what = _next(happened)
-            if kind == "told":
+            news = _news(happened)
+            for what in (what for kind, what in news if kind == "told"):
                 told(what)
-            elif kind == "done" and what in running:
-                task, avoided = running.pop(what)
-                done, at = _outcome(task, what)
+            ended = [what for kind, what in news if kind == "done" and what in running]
+            for future, value in zip(ended, _values(client, ended), strict=True):
+                task, avoided = running.pop(future)
+                done, at = _outcome(task, future, value)
                 if done.deadly and not alone:
                     suspects.append(task)
                 elif done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
@@ -164,14 +166,24 @@ def _named(function: Callable[..., Any], *arguments: Any) -> _Value:
         return _Value(None, error, worker.address)
 
 
-def _next(happened: SimpleQueue[tuple[str, Any]]) -> tuple[str, Any]:
-    try:
-        return happened.get(timeout=LOOK)
-    except Empty:
-        return "nothing", None
+def _news(happened: SimpleQueue[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Everything that has happened, after a while at most nothing."""
+    news = []
+    with suppress(Empty):
+        news.append(happened.get(timeout=LOOK))
+        while True:
+            news.append(happened.get_nowait())
+    return news
 
 
-def _outcome(task: Task, future: Any) -> tuple[Done, str]:
+def _values(client: Any, futures: Sequence[Any]) -> list[_Value | None]:
+    """What tasks have returned, fetched at once; None for one that has failed."""
+    finished = {number: future for number, future in enumerate(futures) if future.status == "finished"}
+    found = client.gather(finished, errors="skip") if finished else {}
+    return [found.get(number) for number in range(len(futures))]
+
+
+def _outcome(task: Task, future: Any, found: _Value | None) -> tuple[Done, str]:
     """What became of a task, and the worker that it was at."""
     if future.status in ("cancelled", "lost"):
         msg = "the Dask cluster is gone; what was measured is stored: start the same command again"
@@ -183,7 +195,8 @@ def _outcome(task: Task, future: Any) -> tuple[Done, str]:
                 task, error=RuntimeError(f"{DEATHS + 1} workers died of it, one after the other"), deadly=True
             ), ""
         return Done(task, error=error), ""
-    found: _Value = future.result()
+    if found is None:
+        found = future.result()  # it had been lost with its worker, and is made again
     if isinstance(found.error, UnfitWorkerError):
         raise found.error
     return Done(task, found.value, found.error), found.worker
