@@ -12,6 +12,7 @@
 # by its whole path, for results go to a folder of the test's own.
 set -euo pipefail
 export OMP_NUM_THREADS=1 nnUNet_n_proc_DA=${nnUNet_n_proc_DA:-0}  # the number of threads decides the last digits
+python=${PYTHON:-python}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 kind=${1:-} kills=${2:-}
@@ -23,13 +24,13 @@ trap 'rm -rf "$home"' EXIT
 command_in() { # FOLDER: what is run, into the array `command`
     mkdir -p "$1"
     case $kind in
-        audit) command=(python -m nnunet_ima.commands.attack --output "$1") ;;
-        training) command=(env "nnUNet_results=$1" python "$here/with_trainers.py" nnunetv2.run.run_training:run_training_entry --c) ;;
-        classifier) command=(python -m nnunet_ima.commands.classify fit --output "$1") ;;
+        audit) command=("$python" -m nnunet_ima.commands.attack --output "$1") ;;
+        training) command=(env "nnUNet_results=$1" "$python" "$here/with_trainers.py" nnunetv2.run.run_training:run_training_entry --c) ;;
+        classifier) command=("$python" -m nnunet_ima.commands.classify fit --output "$1") ;;
     esac
 }
 
-same() { python "$here/same_end.py" "$kind" "$home/whole" "$home/killed"; }
+same() { "$python" "$here/same_end.py" "$kind" "$home/whole" "$home/killed"; }
 
 command_in "$home/whole"
 "${command[@]}" "$@" > "$home/log" 2>&1 || { cat "$home/log"; exit 1; }
@@ -40,7 +41,7 @@ while ((done < kills)); do
     "${command[@]}" "$@" > "$home/log" 2>&1 &
     process=$!
     # bash knows whole random numbers up to 32767
-    sleep "$(python -c "print(${RANDOM} / 32767 * ${SLOWEST:-60})")"
+    sleep "$("$python" -c "print(${RANDOM} / 32767 * ${SLOWEST:-60})")"
     if kill -KILL "$process" 2> /dev/null; then
         done=$((done + 1))
         wait "$process" 2> /dev/null || true

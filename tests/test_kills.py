@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ Kill = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def kill() -> Kill:
     def start(*arguments: object, slowest: int = 25) -> subprocess.CompletedProcess[str]:
-        environment = dict(os.environ) | {"SLOWEST": str(slowest), "MPLBACKEND": "Agg"}
+        environment = dict(os.environ) | {"SLOWEST": str(slowest), "MPLBACKEND": "Agg", "PYTHON": sys.executable}
         command = ["bash", str(SCRIPT), *map(str, arguments)]
         return subprocess.run(command, env=environment, capture_output=True, text=True)
 
