@@ -34,9 +34,8 @@ import tyro
 from benchmark import Benchmark
 from benchmark import report as benchmark_report
 from gpu_checks import as_json, report, run_checks
-from nnunetv2.run.run_training import get_trainer_from_args
 from paper_protocol import PaperProtocol
-from torch.backends import cudnn
+from train_here import as_nnunet_trains, train_here
 
 from nnunet_ima.commands import attack, classify, plan
 from nnunet_ima.files import write_atomically
@@ -201,15 +200,8 @@ class Part:
         _plan(plans, method, [*(SMALL if self.toy else ["iterations_per_epoch=50"]), *settings])
         wanted = self._configuration(configuration)
         folder = Path(os.environ["nnUNet_results"]) / D4 / f"{trainer}__{plans}__{wanted}"
-        latest = folder / "fold_0" / "checkpoint_latest.pth"
-        if (folder / "fold_0" / "checkpoint_final.pth").is_file():
+        if train_here(D4, wanted, 0, trainer, plans, folder, self.device) is None:
             return folder
-        made = get_trainer_from_args(D4, wanted, 0, trainer, plans, latest.is_file(), torch.device(self.device))
-        if latest.is_file():
-            made.load_checkpoint(str(latest))
-        cudnn.benchmark = self.device == "cuda"  # as nnU-Net trains; attacks have too many batch sizes for it
-        made.run_training()
-        cudnn.benchmark = False
         shutil.copyfile(folder / "fold_0" / "progress.png", self.output / f"{plans}_{configuration}_progress.png")
         return folder
 
@@ -247,8 +239,10 @@ class Part:
         """Seconds and memory of each kind of step; measured once."""
         file = self.output / f"{name}.json"
         if not file.is_file():
-            with environment(nnUNet_compile="t" if compiled else "f", nnUNet_results=os.environ["nnUNet_results"]):
-                cudnn.benchmark = self.device == "cuda"
+            with (
+                environment(nnUNet_compile="t" if compiled else "f", nnUNet_results=os.environ["nnUNet_results"]),
+                as_nnunet_trains(self.device),
+            ):
                 Benchmark(
                     dataset=D4,
                     configuration=self._configuration(configuration),
@@ -258,7 +252,6 @@ class Part:
                     device=self.device,
                     output=file,
                 ).run()
-        cudnn.benchmark = False
         measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return measured
 

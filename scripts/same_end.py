@@ -6,7 +6,7 @@ python scripts/same_end.py audit|training|classifier FOLDER FOLDER
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,21 @@ from scaling import records
 
 def trained(folder: Path) -> dict[str, Any]:
     """Weights and state of the method of every final checkpoint."""
-    found: dict[str, Any] = {}
-    for file in sorted(folder.rglob("checkpoint_final.pth")):
-        content = torch.load(file, map_location="cpu", weights_only=False)  # of a test's own training
-        name = str(file.relative_to(folder))
-        found |= {f"{name} {key}": tensor for key, tensor in content["network_weights"].items()}
-        found[f"{name} state"] = content["init_args"].get("nnunet_ima", {}).get("state")
-    return found
+    contents = _loaded(folder, "checkpoint_final.pth")
+    return {
+        name: (content["network_weights"], content["init_args"].get("nnunet_ima", {}).get("state"))
+        for name, content in contents
+    }
 
 
 def classified(folder: Path) -> dict[str, Any]:
     """Weights of every classifier."""
-    found: dict[str, Any] = {}
-    for file in sorted(folder.rglob("model.pt")):
-        content = torch.load(file, map_location="cpu", weights_only=False)
-        found |= {f"{file.relative_to(folder)} {key}": value for key, value in _tensors(content)}
-    return found
+    return {name: content["weights"] for name, content in _loaded(folder, "model.pt")}
 
 
-def _tensors(value: Any, name: str = "") -> list[tuple[str, torch.Tensor]]:
-    if isinstance(value, torch.Tensor):
-        return [(name, value)]
-    entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
-    return [tensor for key, entry in entries for tensor in _tensors(entry, f"{name}.{key}")]
+def _loaded(folder: Path, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for file in sorted(folder.rglob(name)):
+        yield str(file.relative_to(folder)), torch.load(file, map_location="cpu", weights_only=False)  # of a test's own
 
 
 KINDS: dict[str, Callable[[Path], dict[str, Any]]] = {"audit": records, "training": trained, "classifier": classified}

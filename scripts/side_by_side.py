@@ -17,8 +17,9 @@ FILE.toml names data set, configuration and trainings, the most important ones f
     audit = ["--attack", "fast", "--eps", "5", "--limit", "12"]    # of nnunet-ima-attack; left out: no audit
 
 Each is trained, its checkpoint is stripped of the optimiser's state, and it is measured by the paper's protocol, by the
-worst of two PGDs (Dice + cross-entropy, balanced masked cross-entropy), and by the audit. WORK is as in gpu.sh. What is
-done already is not done again; OUT gets a row file for each, OUT/README.md the table, and archives of the models.
+worst of two PGDs (Dice + cross-entropy, balanced masked cross-entropy), and by the audit. WORK is as in gpu.sh.
+`trained = "FOLDER"` in place of a training measures a model of WORK/results, such as the plain one that all start from.
+What is done already is not done again; OUT gets a row file for each, a table in README.md, and archives of the models.
 """
 
 from __future__ import annotations
@@ -28,21 +29,26 @@ import json
 import multiprocessing
 import os
 import pickle
+import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter, sleep
 from typing import Any
 
-import tomllib
 import with_trainers  # noqa: F401 - trainers are found, here and in worker processes
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 # isort: split
 import torch
 import tyro
-from nnunetv2.run.run_training import get_trainer_from_args
+from train_here import train_here
 
-from nnunet_ima.commands import attack, plan
+from nnunet_ima.commands import attack
 from nnunet_ima.commands._defences import Home
 from nnunet_ima.datasets.overlay import read_plans
 from nnunet_ima.files import atomic_file
@@ -136,12 +142,14 @@ class One:
         begin, label = perf_counter(), self.training["label"]
         steps, every = self.training.get("steps", 100), self.training.get("every", 1)
         question = Question(self.content["reference_elements"], fold, steps=steps, every=every, losses=LOSSES)
-        rows = ProtocolTable(self.output / f"{label}_worst_of_two.json", question)
-        rows.measure({label: (folder, "checkpoint_final.pth")}, self.content["eps"], self.device, 512)
-        self.row["worst_of_two"] = {f"{row['eps']:g}": row["pooled_dice"] for row in rows.rows}
-        alone = {f"{row['eps']:g}": row.get("pooled_dice_by_loss", {}).get(LOSSES[0]) for row in rows.rows}
+        protocol = ProtocolTable(self.output / f"{label}_worst_of_two.json", question)
+        protocol.measure({label: (folder, "checkpoint_final.pth")}, self.content["eps"], self.device, 512)
+        cells = {f"{row['eps']:g}": row for row in protocol.rows}
+        self.row["worst_of_two"] = {eps: row["pooled_dice"] for eps, row in cells.items()}
+        # without noise nothing is climbed, and there is one number
         self.row["paper"] = {
-            eps: self.row["worst_of_two"][eps] if value is None else value for eps, value in alone.items()
+            eps: row.get("pooled_dice_by_loss", {LOSSES[0]: row["pooled_dice"]})[LOSSES[0]]
+            for eps, row in cells.items()
         }
         self._note("protocol_seconds", begin)
         if self.training.get("audit"):
@@ -164,30 +172,18 @@ class One:
         }
         if self.training.get("trained"):
             return results / dataset / self.training["trained"]
-        if self.training["method"] == "plain":
-            defence = Home(home, results / dataset, configuration, fold, "nnUNetPlans").start()
-            changes = [f"{key}={value}" for key, value in settings.items()]
-            plan.main(["-d", dataset, "--name", "nnUNetPlans", "--overwrite", "--method", "plain", "--set", *changes])
-        else:
-            place = Home(home, results / dataset, configuration, fold, "nnUNetPlansSide")
-            plans = read_plans(home / "nnUNetPlans.json")
-            defence = place.plan(self.training["label"], self.training["method"], plans, settings)
-        final = defence.folder / f"fold_{fold}" / "checkpoint_final.pth"
-        if final.is_file():
+        place, plans = Home(home, results / dataset, configuration, fold, "nnUNetPlansSide"), "nnUNetPlans.json"
+        defence = place.plan(self.training["label"], self.training["method"], read_plans(home / plans), settings)
+        begin, final = perf_counter(), defence.folder / f"fold_{fold}" / "checkpoint_final.pth"
+        trainer = train_here(dataset, configuration, fold, defence.trainer, defence.plans, defence.folder, self.device)
+        if trainer is None:
             return defence.folder
-        begin, latest = perf_counter(), final.with_name("checkpoint_latest.pth")
-        arguments = (dataset, configuration, fold, defence.trainer, defence.plans)
-        trainer = get_trainer_from_args(*arguments, latest.is_file(), torch.device(self.device))
-        if latest.is_file():
-            trainer.load_checkpoint(str(latest))
-        torch.backends.cudnn.benchmark = self.device == "cuda"  # as nnU-Net trains
-        trainer.run_training()
-        torch.backends.cudnn.benchmark = False
         log = trainer.logger.local_logger.my_fantastic_logging
         self.row["log"] = {key: values for key, values in log.items() if key.startswith("ima_") or key == "ema_fg_dice"}
         self._note("training_seconds", begin)
         stripped = torch.load(final, map_location="cpu", weights_only=False)
-        torch.save({**stripped, "optimizer_state": None, "grad_scaler_state": None}, final)
+        with atomic_file(final) as stream:
+            torch.save({**stripped, "optimizer_state": None, "grad_scaler_state": None}, stream)
         return defence.folder
 
     def _note(self, name: str, begin: float | None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
+from bare_settings import BARE
 
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Judgement, Margin, Passes, Result
@@ -17,18 +19,8 @@ REFERENCE, ELEMENTS, SCALE = 100, 400, 50.0  # a σ is 50 raw units
 
 @pytest.fixture
 def settings() -> Settings:
-    return Settings(
-        attacks=("pgd",),
-        eps=(1.0, 5.0),
-        unit="paper",
-        norm="L2",
-        reference_elements=REFERENCE,
-        steps=None,
-        seed=7,
-        threshold=0.5,
-        margins=True,
-        tolerance=2.0,
-        save_adversarial=False,
+    return replace(
+        BARE, attacks=("pgd",), eps=(1.0, 5.0), unit="paper", reference_elements=REFERENCE, seed=7, margins=True
     )
 
 

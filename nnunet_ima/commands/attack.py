@@ -248,7 +248,9 @@ class Attack:
         if not findings.records:
             store.release()
             raise ValueError(_nothing(row.error for row in findings.failed))
-        print(publish(findings, pipelines, cases, settings, store, volumes, protocol))
+        with store.alone():
+            told = publish(findings, pipelines, cases, settings, store, volumes, protocol)
+        print(told)
         if shortfalls := unmet(requirements, findings):
             print(f"--require is not met: {'; '.join(shortfalls)}")
             raise SystemExit(1)

@@ -60,19 +60,6 @@ def publish(
         volumes: reads the cases; None: one of its own.
         protocol: whether one was locked, and followed, in words.
     """
-    with store.alone():
-        return _publish(findings, pipelines, cases, settings, store, volumes or Volumes(), protocol)
-
-
-def _publish(
-    findings: Findings,
-    pipelines: Mapping[str, Pipeline],
-    cases: Sequence[Case],
-    settings: Settings,
-    store: Store,
-    volumes: Volumes,
-    protocol: str,
-) -> str:
     folder = store.folder
     summary = summarise(findings, settings)
     write_summary(summary, findings.records, folder)
@@ -88,7 +75,7 @@ def _publish(
         draw_shift(summary, folder / "shift.png")
         figures.append("shift.png")
     figures += draw_worst_changes(findings, pipelines, cases, store)
-    kept = Kept(findings, cases, folder, volumes)
+    kept = Kept(findings, cases, folder, volumes or Volumes())
     for name, pipeline in pipelines.items():
         worst = kept.worst(name, pipeline)
         if worst is not None:

@@ -54,13 +54,8 @@ class SegmentationLearner(Learner):
         """See `Learner`."""
         if rows is None:
             return self._pass(x, self._targets)
-        if len(x) < len(self.x) and self._compiled:
-            # a compiled network keeps the shape it was compiled for
-            padded = self.x.detach().clone()
-            padded[rows] = x
-            whole = self._pass(padded, self._targets)
-            return Outcome(whole.losses[rows], whole.logits[rows])
-        missing = missing_samples(x, len(self.x))
+        # a compiled network keeps the shape it was compiled for
+        missing = len(self.x) - len(x) if self._compiled else missing_samples(x, len(self.x))
         if missing == 0:
             return self._pass(x, [target[rows] for target in self._targets])
         filled = fill(rows, missing)
