@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ima.commands._run import run_cli
-from nnunet_ima.evidence.store import Store
+from nnunet_ima.evidence.store import LOCK, Store
 
 
 @dataclass
@@ -44,7 +44,8 @@ def test_a_polite_kill_cleans_up(
         run_cli("nnunet-ima-test", Killed, ["--output", str(tmp_path), "--number", str(int(number))])
     assert stop.value.code == status
     assert capsys.readouterr().err == f"nnunet-ima-test: {word}\n"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["manifest.json"]
+    left = {entry.name for entry in tmp_path.iterdir()}
+    assert left - {LOCK} == {"manifest.json"}  # some releases of filelock keep its empty file
     assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)] == handlers
 
 
