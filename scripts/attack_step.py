@@ -1,7 +1,8 @@
 """What one step of an audit's attack costs, beside the bare network on the same windows.
 
-Three situations: a volume of one window; a whole case with as many windows per pass as the device takes; and a whole
-case window by window, where the exact gradient owes every window a second forward pass. No mirrored copies.
+Four situations: a volume of one window; a whole case with as many windows per pass as the device takes; a whole case
+window by window, where the exact gradient owes every window a second forward pass; and a whole case of which one slice
+may change, as under the attack `one-slice`, beside the bare network on all of it. No mirrored copies.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def measure_attack(checkpoint: Path, device: str) -> dict[str, Any]:
         "one window": _situation(single, image[inside], target[inside]),
         "whole case": _situation(whole, image, target),
         "window by window": _situation(single, image, target),
+        "one slice": _situation(whole, image, target, _slice(image, inside)),
     }
     return {"clean_prediction": clean, "case": volume.case.name, "situations": situations}
 
@@ -66,10 +68,18 @@ def _middle(target: Tensor, sizes: Sequence[int]) -> tuple[slice, ...]:
     return (slice(None), slice(None), *(slice(begin, begin + size) for begin, size in zip(begins, sizes, strict=True)))
 
 
-def _situation(pipeline: Pipeline, x: Tensor, y: Tensor) -> dict[str, Any]:
+def _slice(image: Tensor, inside: tuple[slice, ...]) -> Tensor:
+    """1 on the first of these slices, 0 elsewhere."""
+    free = torch.zeros_like(image)
+    free[:, :, inside[2].start] = 1
+    return free
+
+
+def _situation(pipeline: Pipeline, x: Tensor, y: Tensor, free: Tensor | None = None) -> dict[str, Any]:
     dice = partial(mean_dice_present, labels=pipeline.model.labels)
     # quality 1 + Dice: no sample leaves early
     problem = Problem(pipeline, x, y, torch.full((1,), 1.0, device=x.device), NORMS["L2"], lambda z, t: 1 + dice(z, t))
+    problem = problem if free is None else problem.confined(free)
     loss = bound("dice_ce", pipeline.model.labels)
 
     def attack(steps: int) -> None:

@@ -53,9 +53,8 @@ def few_slices(
     growth = NORMS["L2"].growth(problem.x[0].numel()) / problem.norm.growth(problem.x[0].numel())
     anywhere = replace(problem, norm=NORMS["L2"], eps=problem.eps * growth)
     scout = pgd(anywhere, loss, steps=SCOUTED, generator=generator, start=start)
-    free = support(energy(scout.x - problem.x), share, problem.x)
-    free = free if problem.free is None else free * problem.free
-    found = pgd(replace(problem, free=free), loss, steps=steps, generator=generator, start=start)
+    few = problem.confined(support(energy(scout.x - problem.x), share, problem.x))
+    found = pgd(few, loss, steps=steps, generator=generator, start=start)
     return replace(found, forward=found.forward + scout.forward, backward=found.backward + scout.backward)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,19 @@ Model = Callable[[Tensor], Tensor]
 Quality = Callable[[Tensor, Tensor], Tensor]
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 """Logits, targets and the share of the steps that is done, in [0, 1), to losses (B,), which attacks climb."""
+
+
+@runtime_checkable
+class Confinable(Protocol):
+    """A model that has less to do where samples change in few places."""
+
+    def confined(self, x: Tensor, free: Tensor) -> Model:
+        """The model for samples that differ from `x` (B, C, *spatial) only where `free` is not 0."""
+
+
+def confined(model: Model, x: Tensor, free: Tensor) -> Model:
+    """A model for samples that differ from `x` only where `free` is not 0; itself where it knows no shorter way."""
+    return model.confined(x, free) if isinstance(model, Confinable) else model
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,11 @@ class Problem:
         if free is not None and free.ndim == self.x.ndim and len(free) == len(self.x):
             free = free[samples]
         return replace(self, x=self.x[samples], y=self.y[samples], eps=self.eps[samples], free=free)
+
+    def confined(self, free: Tensor) -> Problem:
+        """The same problem with noise in some of the places where it may go; `free` as the attribute."""
+        free = free if self.free is None else free * self.free
+        return replace(self, model=confined(self.model, self.x, free), free=free)
 
     def masked(self, noise: Tensor) -> Tensor:
         """Noise (B, C, *spatial) where it may go, 0 elsewhere."""

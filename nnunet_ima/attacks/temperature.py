@@ -7,9 +7,11 @@ their spread on clean samples is that of an ordinary network.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 from torch import Tensor
 
-from nnunet_ima.attacks.problem import Model
+from nnunet_ima.attacks.problem import Model, confined
 
 ORDINARY = 8.0  # spread of the logits of a network that nnU-Net has trained
 
@@ -34,10 +36,17 @@ def temperature(logits: Tensor, regions: bool = False) -> float:
     return found if 0 < found < float("inf") else 1.0
 
 
-def tempered(model: Model, temperature: float) -> Model:
-    """The model with its logits divided by a temperature: the same predictions, another scale."""
+@dataclass(frozen=True)
+class Tempered:
+    """A model with its logits divided by a temperature: the same predictions, another scale."""
 
-    def divided(x: Tensor) -> Tensor:
-        return model(x) / temperature
+    model: Model
+    temperature: float
 
-    return divided
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of samples."""
+        return self.model(x) / self.temperature
+
+    def confined(self, x: Tensor, free: Tensor) -> Tempered:
+        """See `problem.confined`."""
+        return replace(self, model=confined(self.model, x, free))

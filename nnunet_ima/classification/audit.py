@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nnunet_ima.attacks.minimal import minimal_eps
 from nnunet_ima.attacks.presets import PGD, PRESETS
 from nnunet_ima.attacks.problem import Attacked, Problem
-from nnunet_ima.attacks.temperature import tempered
+from nnunet_ima.attacks.temperature import Tempered
 from nnunet_ima.attacks.worst import worst_of
 from nnunet_ima.classification.audit_settings import AuditSettings
 from nnunet_ima.classification.measurements import Measurements, Progress
@@ -190,7 +190,7 @@ class _Audit(Measurements):
     def on_other_scales(self, problem: Problem, generator: torch.Generator) -> Attacked:
         """The first attack on smaller and larger logits."""
         first = self.settings.components[self.settings.names[0]]
-        scaled = [replace(problem, model=tempered(problem.model, 1 / factor)) for factor in SCALES]
+        scaled = [replace(problem, model=Tempered(problem.model, 1 / factor)) for factor in SCALES]
         return _together([first.run(it, None, generator) for it in scaled])
 
     def repeat(self, images: list[int]) -> Repeated:

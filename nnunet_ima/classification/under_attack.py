@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.attacks.problem import Attacked, Model, Problem
-from nnunet_ima.attacks.temperature import temperature, tempered
+from nnunet_ima.attacks.temperature import Tempered, temperature
 from nnunet_ima.evidence.records import Trace
 from nnunet_ima.evidence.traces import rounded
 from nnunet_ima.perturbation.norms import Norm
@@ -71,7 +71,7 @@ class Target:
 
     def problem(self, images: Tensor, eps: Tensor) -> Problem:
         """Noise of at most these norms (n,) on images of these numbers (n,)."""
-        return self._problem(tempered(self.model, self.temperature), images, eps)
+        return self._problem(Tempered(self.model, self.temperature), images, eps)
 
     def predict(self, images: Tensor, noise: Callable[[Problem], Tensor] | None = None, radius: float = 0.0) -> Tensor:
         """Logits (n, K) of images of these numbers (n,), under noise of at most a norm if any.

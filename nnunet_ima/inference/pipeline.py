@@ -4,11 +4,13 @@ The deployed pipeline cuts the volume into overlapping windows, averages the net
 folds, weighs windows by a Gaussian and fuses them. Cutting and fusing are linear, so the gradient of any function of
 the fused logits is exact without a graph that spans the windows: one pass without gradients fuses the logits; the
 derivative with respect to them is cut into windows in turn, and each window runs once more to carry it back to the
-volume. The window that ran last keeps its graph and is spared the second run.
+volume. The window that ran last keeps its graph and is spared the second run, and so are windows without a
+derivative. Where an image may change in few places only, windows without any of them run once (`Pipeline.confined`).
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +74,7 @@ class Pipeline:
             self.windows_per_pass = max(1, voxels // prod(self._patch))
         self._weights: tuple[Tensor, Tensor] | None = None
         self._cut_for, self._cuts = tuple[int, ...](), list[Sample]()  # of the last shape
+        self._base: Tensor | None = None  # what windows that are not cut add to the fused logits, before the division
         self._slicers = self.model.predictor(self.step_size)._internal_get_sliding_window_slicers
         axes = (self.model.mirror_axes or ()) if self.mirroring else ()
         self._mirrors = [
@@ -97,7 +100,29 @@ class Pipeline:
     def batches(self, image: Tensor) -> list[tuple[nn.Module, Tensor]]:
         """Networks and the windows (N, C, *patch) that go through them, pass by pass, for an image (C, *spatial)."""
         padded, _ = self._padded(image)
-        return [(network, _cut(padded, samples)) for network, samples in self.runs(padded)]
+        return [(network, _cut(padded, samples)) for network, samples in self._runs(padded)]
+
+    def confined(self, x: Tensor, free: Tensor) -> Pipeline:
+        """This pipeline for images that differ from one in some places only: windows without any of them run now.
+
+        Args:
+            x: the image (1, C, *spatial); with several the pipeline stays as it is.
+            free: other than 0 where images may differ, broadcastable to `x`.
+        """
+        if len(x) != 1:
+            return self
+        padded, _ = self._padded(x[0])
+        places, _ = self._padded(free.expand_as(x)[0])
+        samples = self._samples(padded)
+        changing = _not_zero(places, samples)
+        other = copy.copy(self)
+        other._cuts = [sample for sample in samples if sample not in changing]
+        if not other._cuts:
+            return self
+        with torch.no_grad():
+            other._base, _ = _fuse(padded, other, keep=False)
+        other._cuts = changing
+        return other
 
     def _fused(self, image: Tensor) -> Tensor:
         padded, inside = self._padded(image)
@@ -113,16 +138,21 @@ class Pipeline:
     def _samples(self, padded: Tensor) -> list[Sample]:
         shape = tuple(padded.shape[1:])
         if self._cut_for != shape:
+            if self._base is not None:
+                msg = f"confined to an image of shape {self._cut_for}, got one of {shape}"
+                raise ValueError(msg)
             self._cut_for = shape
             self._cuts = [(window, axes) for window in self._slicers(shape) for axes in self._mirrors]
         return self._cuts
 
-    def runs(self, padded: Tensor) -> Iterator[tuple[nn.Module, list[Sample]]]:
+    def _runs(self, padded: Tensor) -> Iterator[tuple[nn.Module, list[Sample]]]:
         """Network and samples of each pass."""
-        samples = self._samples(padded)
-        for network in self.model.networks:
-            for begin in range(0, len(samples), self.windows_per_pass):
-                yield network, samples[begin : begin + self.windows_per_pass]
+        return itertools.product(self.model.networks, self._passes(self._samples(padded)))
+
+    def _passes(self, samples: list[Sample]) -> list[list[Sample]]:
+        """Samples that run together."""
+        count = self.windows_per_pass
+        return [samples[begin : begin + count] for begin in range(0, len(samples), count)]
 
     def predict(self, network: nn.Module, windows: Tensor) -> Tensor:
         """Logits (N, K, *patch) of windows (N, C, *patch)."""
@@ -169,11 +199,11 @@ class _Fuse(torch.autograd.Function):
         ctx.save_for_backward(padded)
         while True:
             try:
-                logits, ctx.kept = _fuse(padded, pipeline, keep=ctx.needs_input_grad[0])
+                fused, ctx.kept = _fuse(padded, pipeline, keep=ctx.needs_input_grad[0])
             except RuntimeError as error:
                 pipeline.smaller(error)
             else:
-                return logits
+                return fused / pipeline.weights(padded)[1]
 
     @staticmethod
     @once_differentiable
@@ -191,11 +221,11 @@ _Kept = tuple[list[Sample], Tensor, Tensor]  # samples, windows, logits of a pas
 
 
 def _fuse(padded: Tensor, pipeline: Pipeline, keep: bool) -> tuple[Tensor, _Kept | None]:
-    """Fused logits, and the last pass with its graph."""
-    gaussian, total = pipeline.weights(padded)
+    """Logits of all windows, weighed and added up, and the last pass with its graph."""
+    gaussian, _ = pipeline.weights(padded)
     kept: _Kept | None = None
-    fused: Tensor | None = None
-    runs = list(pipeline.runs(padded))
+    fused = None if pipeline._base is None else pipeline._base.clone()
+    runs = list(pipeline._runs(padded))
     for number, (network, samples) in enumerate(runs):
         last = keep and number == len(runs) - 1
         with torch.set_grad_enabled(last):
@@ -207,7 +237,7 @@ def _fuse(padded: Tensor, pipeline: Pipeline, keep: bool) -> tuple[Tensor, _Kept
             fused = logits.new_zeros((logits.shape[1], *padded.shape[1:]))
         _add(fused, logits.detach(), samples, gaussian)
     assert fused is not None  # there is at least one window
-    return fused / total, kept
+    return fused, kept
 
 
 def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Kept | None) -> Tensor:
@@ -217,19 +247,34 @@ def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Ke
     largest = derivative.abs().max().clamp_min(torch.finfo(derivative.dtype).tiny)
     scale = torch.exp2(-largest.log2().round())
     derivative, found = derivative * scale / total, torch.zeros_like(padded)
-    for network, samples in reversed(list(pipeline.runs(padded))):  # the kept graph first, to free its memory
-        if kept is not None and kept[0] == samples:
-            _, windows, logits = kept
-        else:
+
+    def carry(samples: list[Sample], windows: Tensor, logits: Tensor) -> None:
+        (gradient,) = torch.autograd.grad(logits, windows, _cut(derivative, samples, gaussian))
+        pipeline.passes.backward += len(samples)
+        _add(found, gradient, samples)
+
+    for network in reversed(pipeline.model.networks):
+        left = pipeline._samples(padded)
+        if kept is not None:  # the last of the last network, first to free its memory
+            left = left[: -len(kept[0])]
+            if _not_zero(derivative, kept[0]):
+                carry(*kept)
+            kept = None
+        for samples in reversed(pipeline._passes(_not_zero(derivative, left))):
             with torch.enable_grad():
                 windows = _cut(padded, samples).requires_grad_()
                 logits = pipeline.predict(network, windows)
-        kept = None
-        (gradient,) = torch.autograd.grad(logits, windows, _cut(derivative, samples, gaussian))
-        pipeline.passes.backward += len(samples)
-        del windows, logits
-        _add(found, gradient, samples)
+            carry(samples, windows, logits)
+            del windows, logits
     return found / scale
+
+
+def _not_zero(volume: Tensor, samples: list[Sample]) -> list[Sample]:
+    """The samples whose window of a volume (C, *spatial) holds anything but zeros."""
+    if not samples:
+        return []
+    holds = torch.stack([volume[window].any() for window, _ in samples]).tolist()  # one wait for the device
+    return [sample for sample, wanted in zip(samples, holds, strict=True) if wanted]
 
 
 def _cut(volume: Tensor, samples: list[Sample], weight: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Problem
-from nnunet_ima.attacks.temperature import temperature, tempered
+from nnunet_ima.attacks.temperature import Tempered, temperature
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume
 from nnunet_ima.perturbation.norms import Norm
@@ -74,7 +74,7 @@ class Target:
 
         device = self.pipeline.model.device
         return Problem(
-            model=tempered(self.pipeline, self.temperature),
+            model=Tempered(self.pipeline, self.temperature),
             x=self.x,
             y=self.volume.target[None].to(device),
             eps=torch.tensor([radius], dtype=torch.float32, device=device),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunet_ima.attacks.presets import PGD, PRESETS
-from nnunet_ima.attacks.temperature import ORDINARY, spread, temperature, tempered
+from nnunet_ima.attacks.temperature import ORDINARY, Tempered, spread, temperature
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case, dataset_cases
@@ -133,7 +133,7 @@ def test_spread_is_the_lead_of_the_winner_or_the_distance_from_0() -> None:
 @pytest.mark.parametrize("factor", [1e-3, 1.0, 1e3])
 def test_any_scale_becomes_the_ordinary_one(factor: float) -> None:
     logits = factor * torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    model = tempered(lambda x: x, temperature(logits))
+    model = Tempered(lambda x: x, temperature(logits))
     assert float(spread(model(logits)).mean()) == pytest.approx(ORDINARY)
 
 
