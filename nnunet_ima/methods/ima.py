@@ -24,7 +24,9 @@ class IncreasingMargin(Method):
 
     Attributes:
         eps: the largest margin, ε_max.
-        delta: margin expansion per epoch, also the first margin; None: ε_max / epochs.
+        delta: margin expansion per epoch, also the first margin; None: ε_max / (reach · epochs).
+        reach: share of the epochs after which margins that were never crossed are ε_max. The paper's classifiers take
+            all; where the learning rate falls to nothing in the end, margins settle only if they are there before.
         beta: weight of the boundary samples in the loss.
         steps: gradient steps N_PGD of one attack.
         alpha: step factor α; each step has the size α · margin / steps.
@@ -38,6 +40,7 @@ class IncreasingMargin(Method):
     learning_passes: ClassVar[int] = 2
     eps: Noise
     delta: Annotated[float | None, Range(0, 1e6)] = None
+    reach: Annotated[float, Range(0, 1)] = 0.5
     beta: Share = 0.5
     steps: Steps = 20
     alpha: StepFactor = 4.0
@@ -51,7 +54,8 @@ class IncreasingMargin(Method):
         if self.delta is not None and self.delta > self.eps:
             msg = f"delta ({self.delta:g}) must not exceed eps ({self.eps:g})"
             raise ValueError(msg)
-        delta = self.eps / self.run.epochs if self.delta is None else self.delta
+        grown = min(self.eps, self.eps / (self.reach * self.run.epochs))
+        delta = grown if self.delta is None else self.delta
         # a random crop says little about its case: a margin that was crossed is corrected halfway only
         self.table = MarginTable(self.run.cases, delta, self.eps, damped=self.run.augmented)
 
