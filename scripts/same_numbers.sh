@@ -59,7 +59,7 @@ measure() { # before or after; its code lies in $output/$side/code
         --check-cases 1 --no-tta --dice-threshold 0.15 --device cpu --output "$home/audit"
     step covid "$bin/nnunet-ima-covid" compare --data "$output/images" --methods ce ima adv trades mma fat gairat ddn \
         --eps 0.1 --limit 2 --device cpu --output "$home/covid" --set size=32 epochs=2 batch_size=8 eps=0.3 \
-        learning_rate=0.01 robust_images=8 robust_steps=3 robust_eps=0.1 snapshot_interval=2
+        delta=0.15 learning_rate=0.01 robust_images=8 robust_steps=3 robust_eps=0.1 snapshot_interval=2
     if [[ -n ${AUDIT_MODEL:-} ]]; then
         export "${audit_folders[@]}"
         step audit_real "$bin/nnunet-ima-attack" --model "$AUDIT_MODEL" --attack standard --eps 2 --steps 3 --limit 1 \
