@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -167,17 +168,18 @@ class Store:
             ValueError: a part is no name.
             OSError: a link leads out of the folder, or the folder is no longer that of the audit.
         """
+        where, linked = os.fspath(self.folder), False
         for part in parts:
-            check_name(part, self.folder)
-        path = self.folder.joinpath(*parts)
-        target = os.path.realpath(path)
-        if not Path(target).is_relative_to(os.path.realpath(self.folder)):
-            msg = f"{path} leads out of the audit's folder, to {target}; remove the link"
+            where = f"{where}{os.sep}{check_name(part, self.folder)}"
+            linked = linked or _is_link(where)
+        # without a link nothing leads out; to resolve each path would take as long as to read a record
+        if linked and not Path(target := os.path.realpath(where)).is_relative_to(os.path.realpath(self.folder)):
+            msg = f"{where} leads out of the audit's folder, to {target}; remove the link"
             raise OSError(msg)
-        if not (self.folder / MANIFEST).is_file():
+        if not os.path.isfile(os.path.join(self.folder, MANIFEST)):
             msg = f"{self.folder / MANIFEST} is gone: the folder was removed during the audit; start it again"
             raise FileNotFoundError(msg)
-        return path
+        return Path(where)
 
     def get(self, kind: type[R], *place: str, given: Sequence[str] = ()) -> R | None:
         """Return a result; None if there is none, or a damaged one, which is told and removed: it is to be made again.
@@ -191,8 +193,6 @@ class Store:
             OSError: it was written by another release.
         """
         file = self._file(place)
-        if not file.is_file():
-            return None
         try:
             content = read_json(file)
             if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
@@ -200,6 +200,8 @@ class Store:
             if content["schema"] != SCHEMA:
                 raise _other_release(file, content["schema"])
             found = from_json(kind, content)
+        except FileNotFoundError:
+            return None
         except ValueError:
             _tell_damaged(file)
             return None
@@ -258,8 +260,11 @@ class Store:
 
     def drop_noise(self, *place: str) -> None:
         """Remove all noise of a model and case."""
-        shutil.rmtree(self.path("noise", *place), ignore_errors=True)
-        for folder in (self.path("noise", place[0]), self.path("noise")):
+        noise, of_case = self.folder / "noise", self.path("noise", *place)
+        if not noise.exists():
+            return
+        shutil.rmtree(of_case, ignore_errors=True)
+        for folder in (noise / place[0], noise):
             with suppress(OSError):  # it holds noise of other cases
                 folder.rmdir()
 
@@ -375,6 +380,15 @@ def _alive(process: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _is_link(path: str) -> bool:
+    """Whether a path leads elsewhere; one that does not exist leads nowhere."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or bool(getattr(found, "st_reparse_tag", 0))  # the latter: Windows' junctions
 
 
 def _dumps(content: dict[str, Any]) -> str:

@@ -323,6 +323,27 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     assert Store(tmp_path / "link", QUESTION, {}).get(Dice, "n", "case", "clean") is None
 
 
+@pytest.mark.parametrize("link", ["results", "results/m", "results/m/case", "results/m/case/clean.json"])
+def test_a_link_is_looked_through_wherever_it_is_and_whenever_it_comes(tmp_path: Path, link: str) -> None:
+    store = Store(tmp_path / "out", QUESTION, {})
+    store.put(Dice(1), "m", "case", "clean")
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
+    (tmp_path / "out" / "inside").mkdir()
+    place, moved = tmp_path / "out" / link, tmp_path / "out" / "inside" / "moved"
+    place.rename(moved)
+    place.symlink_to(moved)  # it stays in the folder
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
+    place.unlink()
+    place.symlink_to(moved.rename(tmp_path / "stolen"))
+    for use in (partial(store.get, Dice), lambda *at: store.put(Dice(2), *at)):
+        with pytest.raises(OSError, match=r"leads out of the audit's folder, to .*stolen.*; remove the link"):
+            use("m", "case", "clean")
+    place.unlink()
+    place.symlink_to(tmp_path / "nowhere")  # what is not there yet may come
+    with pytest.raises(OSError, match="leads out of the audit's folder"):
+        store.get(Dice, "m", "case", "clean")
+
+
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:
     store = Store(tmp_path / "out", QUESTION, {})
     shutil.rmtree(tmp_path / "out")
