@@ -24,6 +24,8 @@ Reader = Callable[[Any], Any]
 
 def to_json(value: Any) -> Any:
     """Return a record, or what its fields may hold, as JSON values."""
+    if value is None or type(value) in PLAIN:  # most values are, and asking for more takes longer
+        return value
     if is_dataclass(value):
         return {field.name: to_json(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
