@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ima.evidence import lock
+from nnunet_ima.evidence import manifest as manifests
 from nnunet_ima.evidence import store as module
 from nnunet_ima.evidence.schema import SCHEMA
 from nnunet_ima.evidence.store import Store, level_key, sha256
@@ -70,13 +72,13 @@ def test_further_models_join(tmp_path: Path) -> None:
 
 
 def test_models_that_join_at_the_same_moment_are_both_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, names = module.write_atomically, [f"m{number}" for number in range(4)]
+    write, names = manifests.write_atomically, [f"m{number}" for number in range(4)]
 
     def slowly(file: Path, text: str) -> None:
         time.sleep(0.1)
         write(file, text)
 
-    monkeypatch.setattr(module, "write_atomically", slowly)
+    monkeypatch.setattr(manifests, "write_atomically", slowly)
     with ThreadPoolExecutor(len(names)) as pool:
         stores = list(pool.map(lambda name: Store(tmp_path, QUESTION | {"models": {name: name}}, {}), names))
         list(pool.map(lambda it: it[0].took_part({"device": it[1]}), zip(stores, names, strict=True)))
@@ -88,12 +90,12 @@ def test_models_that_join_at_the_same_moment_are_both_known(tmp_path: Path, monk
 def test_a_process_that_dies_keeps_nobody_waiting(tmp_path: Path) -> None:
     code = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
     Store(tmp_path, QUESTION, {})
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / module.LOCK)]).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / lock.LOCK)]).returncode == -9
     Store(tmp_path, QUESTION, {})
 
 
 def test_who_waits_too_long_is_told_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAIT", 0.1)
+    monkeypatch.setattr(lock, "WAIT", 0.1)
     other = Store(tmp_path, QUESTION, {})
     with other.alone(), other.alone(), pytest.raises(TimeoutError, match=f"writing into {tmp_path} for 0 s"):
         Store(tmp_path, QUESTION, {})
@@ -103,7 +105,7 @@ def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: 
     def acquire(self: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(module.FileLock, "acquire", acquire)
+    monkeypatch.setattr(lock.FileLock, "acquire", acquire)
     assert Store(tmp_path, QUESTION, {}).question()["models"] == QUESTION["models"]
 
 
@@ -300,7 +302,7 @@ def test_nothing_outside_is_touched(tmp_path: Path, name: str) -> None:
         with pytest.raises(ValueError, match="holds the name"):
             store.drop_noise(*place)
     assert marker.read_text() == "precious"
-    names = {entry.name for entry in tmp_path.rglob("*")} - {module.LOCK}
+    names = {entry.name for entry in tmp_path.rglob("*")} - {lock.LOCK}
     assert names == {"manifest.json", "marker", "out", "precious.txt"}
 
 
