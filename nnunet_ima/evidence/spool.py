@@ -32,15 +32,17 @@ class Spool(Sequence[R], Generic[R]):
 
     def append(self, entry: R) -> None:
         """Add an entry."""
-        packed = pickle.dumps(entry, pickle.HIGHEST_PROTOCOL)
-        self._file.seek(self._begins[-1])
-        self._file.write(packed)
-        self._begins.append(self._begins[-1] + len(packed))
+        self._keep(pickle.dumps(entry, pickle.HIGHEST_PROTOCOL))
 
     def extend(self, entries: Iterable[R]) -> None:
-        """Add some entries."""
-        for entry in entries:
-            self.append(entry)
+        """Add some entries; those of another spool as they lie there."""
+        if isinstance(entries, Spool):
+            for first, end in entries._parts():
+                for packed in entries._packed(first, end):
+                    self._keep(packed)
+        else:
+            for entry in entries:
+                self.append(entry)
 
     def __len__(self) -> int:
         """Number of entries."""
@@ -60,9 +62,8 @@ class Spool(Sequence[R], Generic[R]):
 
     def __iter__(self) -> Iterator[R]:
         """Read one entry after the other, of those that are there now."""
-        end = len(self)
-        for first in range(0, end, AT_ONCE):
-            yield from self._read(first, min(first + AT_ONCE, end))
+        for first, end in self._parts():
+            yield from self._read(first, end)
 
     def __eq__(self, other: object) -> bool:
         """Whether another sequence has equal entries."""
@@ -72,11 +73,21 @@ class Spool(Sequence[R], Generic[R]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def _parts(self) -> Iterator[tuple[int, int]]:
+        end = len(self)
+        return ((first, min(first + AT_ONCE, end)) for first in range(0, end, AT_ONCE))
+
+    def _keep(self, packed: bytes | memoryview) -> None:
+        self._file.seek(self._begins[-1])
+        self._file.write(packed)
+        self._begins.append(self._begins[-1] + len(packed))
+
     def _read(self, first: int, end: int) -> list[R]:
+        entries: list[Any] = [pickle.loads(packed) for packed in self._packed(first, end)]
+        return entries
+
+    def _packed(self, first: int, end: int) -> list[memoryview]:
         begin = self._begins[first]
         self._file.seek(begin)
         packed = memoryview(self._file.read(self._begins[end] - begin))
-        entries: list[Any] = [
-            pickle.loads(packed[self._begins[at] - begin : self._begins[at + 1] - begin]) for at in range(first, end)
-        ]
-        return entries
+        return [packed[self._begins[at] - begin : self._begins[at + 1] - begin] for at in range(first, end)]

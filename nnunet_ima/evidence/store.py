@@ -6,32 +6,26 @@ import hashlib
 import json
 import math
 import os
-import platform
-import re
 import shutil
+import stat
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from tqdm import tqdm
 
+from nnunet_ima.evidence.lock import LOCK, FolderLock
+from nnunet_ima.evidence.manifest import MANIFEST, as_text, claim, name_part, other_release, read_manifest
 from nnunet_ima.evidence.schema import SCHEMA, from_json, to_json
+from nnunet_ima.evidence.scratch import scratch_in, sweep
 from nnunet_ima.files import atomic_file, check_name, read_json, write_atomically
 
 R = TypeVar("R")
-MANIFEST = "manifest.json"
-LOCK = f".{MANIFEST}.lock"
-WAIT = 600.0  # seconds for another process that writes the manifest or the report
-SCRATCH = ".stored-"
-DAY = 86400.0  # seconds
 TRIES = 100  # to write into a folder that others may remove as soon as it is empty
 
 
@@ -73,62 +67,15 @@ class Store:
         ):
             msg = f"{folder} holds other files; choose an empty folder with --output"
             raise ValueError(msg)
-        self._lock = FileLock(folder / LOCK, timeout=WAIT)
+        self._lock = FolderLock(folder)
         question, self._provenance = json.loads(json.dumps([question, provenance]))
         with self.alone():
-            self._claim(question)
-        self._sweep()
+            claim(folder, question, self._provenance)
+        sweep(folder)
 
-    def _claim(self, question: dict[str, Any]) -> None:
-        """Write the manifest, or what this start adds to it."""
-        folder, provenance = self.folder, self._provenance
-        manifest = folder / MANIFEST
-        if not manifest.is_file():
-            write_atomically(manifest, _dumps({"schema": SCHEMA, "question": question, "provenance": [provenance]}))
-            return
-        stored = _read_manifest(manifest)
-        known = stored["question"]
-        same = {"models": _compatible, "cases": self._repaired}
-        differing = sorted(
-            key
-            for key in {*known, *question}
-            if (former := known.get(key)) != (now := question.get(key)) and not (key in same and same[key](former, now))
-        )
-        if differing:
-            msg = (
-                f"{folder} holds an audit with other {', '.join(differing)}; start with the former arguments to go "
-                "on with it, or choose another folder with --output"
-            )
-            raise ValueError(msg)
-        stored["question"] = question
-        if isinstance(models := known.get("models"), dict):
-            question["models"] = {**models, **question["models"]}
-        if provenance not in stored["provenance"]:
-            stored["provenance"].append(provenance)  # every machine and version that took part is named
-        write_atomically(manifest, _dumps(stored))  # writable, before any work
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Keep other processes from writing the manifest or the report; they wait.
-
-        The system gives the lock of a process that dies to the next one, over a network where its file system can lock
-        files (NFS 4, SMB). Where one cannot, nobody waits: start two commands on one folder one after the other there.
-
-        Raises:
-            TimeoutError: another process has not come to an end.
-        """
-        try:
-            self._lock.acquire()
-        except Timeout:
-            msg = f"another process has been writing into {self.folder} for {WAIT:.0f} s; wait for it, or stop it"
-            raise TimeoutError(msg) from None
-        except NotImplementedError:
-            yield
-            return
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from writing the manifest or the report; see `FolderLock.held`."""
+        return self._lock.held()
 
     @classmethod
     def joined(cls, folder: Path) -> Store:
@@ -144,7 +91,7 @@ class Store:
 
     def question(self) -> dict[str, Any]:
         """What decides all numbers, as the manifest has it."""
-        found: dict[str, Any] = _read_manifest(self.folder / MANIFEST)["question"]
+        found: dict[str, Any] = read_manifest(self.folder)["question"]
         return found
 
     def took_part(self, environment: dict[str, Any]) -> None:
@@ -154,11 +101,8 @@ class Store:
             environment: in what its provenance differs from that of this process; JSON values.
         """
         with self.alone():
-            stored = _read_manifest(self.path(MANIFEST))
-            entry = self._provenance | json.loads(json.dumps(environment))
-            if entry not in stored["provenance"]:
-                stored["provenance"].append(entry)
-                write_atomically(self.folder / MANIFEST, _dumps(stored))
+            self.path(MANIFEST)
+            name_part(self.folder, self._provenance | json.loads(json.dumps(environment)))
 
     def path(self, *parts: str) -> Path:
         """Return where something is kept in the folder.
@@ -167,17 +111,18 @@ class Store:
             ValueError: a part is no name.
             OSError: a link leads out of the folder, or the folder is no longer that of the audit.
         """
+        where, linked = os.fspath(self.folder), False
         for part in parts:
-            check_name(part, self.folder)
-        path = self.folder.joinpath(*parts)
-        target = os.path.realpath(path)
-        if not Path(target).is_relative_to(os.path.realpath(self.folder)):
-            msg = f"{path} leads out of the audit's folder, to {target}; remove the link"
+            where = f"{where}{os.sep}{check_name(part, self.folder)}"
+            linked = linked or _is_link(where)
+        # without a link nothing leads out; to resolve each path would take as long as to read a record
+        if linked and not Path(target := os.path.realpath(where)).is_relative_to(os.path.realpath(self.folder)):
+            msg = f"{where} leads out of the audit's folder, to {target}; remove the link"
             raise OSError(msg)
-        if not (self.folder / MANIFEST).is_file():
+        if not os.path.isfile(os.path.join(self.folder, MANIFEST)):
             msg = f"{self.folder / MANIFEST} is gone: the folder was removed during the audit; start it again"
             raise FileNotFoundError(msg)
-        return path
+        return Path(where)
 
     def get(self, kind: type[R], *place: str, given: Sequence[str] = ()) -> R | None:
         """Return a result; None if there is none, or a damaged one, which is told and removed: it is to be made again.
@@ -191,15 +136,15 @@ class Store:
             OSError: it was written by another release.
         """
         file = self._file(place)
-        if not file.is_file():
-            return None
         try:
             content = read_json(file)
             if not isinstance(content, dict) or not isinstance(content.get("schema"), int):
                 raise ValueError("no result of an audit")
             if content["schema"] != SCHEMA:
-                raise _other_release(file, content["schema"])
+                raise other_release(file, content["schema"])
             found = from_json(kind, content)
+        except FileNotFoundError:
+            return None
         except ValueError:
             _tell_damaged(file)
             return None
@@ -228,7 +173,7 @@ class Store:
         file = self._file(place)
         file.parent.mkdir(parents=True, exist_ok=True)
         built = {"given": list(given)} if given else {}
-        write_atomically(file, _dumps({"schema": SCHEMA, **content, **built}))
+        write_atomically(file, as_text({"schema": SCHEMA, **content, **built}))
         return kept
 
     def put_noise(self, noise: Tensor, *place: str) -> None:
@@ -258,17 +203,17 @@ class Store:
 
     def drop_noise(self, *place: str) -> None:
         """Remove all noise of a model and case."""
-        shutil.rmtree(self.path("noise", *place), ignore_errors=True)
-        for folder in (self.path("noise", place[0]), self.path("noise")):
+        noise, of_case = self.folder / "noise", self.path("noise", *place)
+        if not noise.exists():
+            return
+        shutil.rmtree(of_case, ignore_errors=True)
+        for folder in (noise / place[0], noise):
             with suppress(OSError):  # it holds noise of other cases
                 folder.rmdir()
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
+    def scratch(self) -> AbstractContextManager[Path]:
         """A folder for files that are needed for a moment; a later start removes those of killed processes."""
-        owner = f"{SCRATCH}{_machine()}-{os.getpid()}-"
-        with tempfile.TemporaryDirectory(dir=self.path(), prefix=owner, ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        return scratch_in(self.path())
 
     def release(self) -> None:
         """Give the folder back if there is nothing in it but empty folders."""
@@ -286,34 +231,6 @@ class Store:
     def _noise(self, place: Sequence[str]) -> Path:
         return self.path("noise", *place[:-1], f"{place[-1]}.npy")
 
-    def _repaired(self, known: Any, cases: Any) -> bool:
-        """Whether the cases are the same but for the files of some that have no results."""
-        if not (isinstance(known, dict) and isinstance(cases, dict) and known.keys() == cases.keys()):
-            return False
-        return self._with_results().isdisjoint(name for name in cases if cases[name] != known[name])
-
-    def _with_results(self) -> set[str]:
-        """Cases of which any model has a result."""
-        return {folder.name for folder in self.folder.glob("results/*/*") if any(folder.rglob("*.json"))}
-
-    def _sweep(self) -> None:
-        """Remove scratch folders whose processes are gone."""
-        for folder in self.folder.glob(f"{SCRATCH}*"):
-            owner = re.fullmatch(rf"{re.escape(SCRATCH)}(.+)-(\d+)-[^-]*", folder.name)
-            with suppress(OSError):  # another process sweeps, too
-                if owner and owner[1] == _machine():
-                    stale = int(owner[2]) == os.getpid() or not _alive(int(owner[2]))
-                else:  # of another machine, or of release 0.1
-                    stale = time.time() - folder.stat().st_mtime > DAY
-                if stale:
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _compatible(known: Any, models: Any) -> bool:
-    """Whether no name stands for two models."""
-    whole = isinstance(known, dict) and isinstance(models, dict)
-    return whole and all(known[name] == models[name] for name in known.keys() & models.keys())
-
 
 def sha256(files: Sequence[Path]) -> str:
     """Hash of the contents of some files, in their order."""
@@ -323,28 +240,6 @@ def sha256(files: Sequence[Path]) -> str:
             while block := stream.read(2**20):  # hashlib.file_digest needs Python 3.11
                 digest.update(block)
     return digest.hexdigest()
-
-
-def _read_manifest(manifest: Path) -> dict[str, Any]:
-    stored = read_json(manifest, damaged="choose another folder with --output")
-    whole = isinstance(stored, dict) and isinstance(stored.get("question"), dict)
-    if (
-        not whole
-        or not isinstance(entries := stored.get("provenance"), list)
-        or not all(isinstance(entry, dict) for entry in entries)
-    ):
-        msg = f"{manifest} is no manifest of an audit; choose another folder with --output"
-        raise ValueError(msg)
-    found: dict[str, Any] = stored
-    if found.get("schema") != SCHEMA:
-        raise _other_release(manifest, found.get("schema"))
-    return found
-
-
-def _other_release(file: Path, schema: Any) -> OSError:
-    release = "an earlier release" if schema is None else f"a release whose records have the version {schema!r}"
-    msg = f"{file} was written by {release}; choose another folder with --output, or go on with that release"
-    return OSError(msg)
 
 
 def _tell_damaged(file: Path) -> None:
@@ -361,21 +256,10 @@ def _not_finite(value: Any, name: str = "") -> Iterator[str]:
         yield from _not_finite(entry, f"{name} {key}".strip())
 
 
-def _machine() -> str:
-    return re.sub(r"\W", "_", platform.node()) or "unknown"
-
-
-def _alive(process: int) -> bool:
-    if os.name != "posix":
-        return True  # there is no harmless way to ask
+def _is_link(path: str) -> bool:
+    """Whether a path leads elsewhere; one that does not exist leads nowhere."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        found = os.lstat(path)
+    except OSError:
         return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _dumps(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return stat.S_ISLNK(found.st_mode) or bool(getattr(found, "st_reparse_tag", 0))  # the latter: Windows' junctions

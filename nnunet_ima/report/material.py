@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from nnunet_ima.evidence.manifest import MANIFEST
 from nnunet_ima.evidence.records import Result
 from nnunet_ima.evidence.schema import to_json
 from nnunet_ima.evidence.spool import Spool
-from nnunet_ima.evidence.store import MANIFEST
 from nnunet_ima.files import atomic_file, read_json
 from nnunet_ima.report.document import Layer, Shown
 
@@ -34,7 +34,7 @@ class Material:
         summary: see `segmentation.summary.summarise`.
         facts: what was attacked and how, one line each.
         cases: each result, with the fields `OF_CASE`.
-        manifest: see `evidence.store`.
+        manifest: see `evidence.manifest`.
         shown: volumes of the worst cases.
         note: what was done to them to keep them small.
         pictures: show the pictures of the worst cases.

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ from nnunet_ima.segmentation.predictions import LabelMap, Predictions
 from nnunet_ima.segmentation.scores import mean_dice, score
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.target import Target, Watch
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class CaseAudit:
         self.components: dict[str, ComponentResult] = {}
         self._volumes = volumes or Volumes()
         self._presets: dict[tuple[str, float], Result] = {}
+        self._known: dict[str, Any] = {}  # other results that are asked for more than once
         self._found: dict[str, _Found] = {}  # of attacks at the level in work
         self._predicted: dict[str, LabelMap] = {}  # what `finish` compares
 
@@ -138,7 +141,13 @@ class CaseAudit:
 
     def clean(self) -> Result:
         """Score of the prediction on the clean image, which is stored."""
-        return self.engine.result(self.unit("clean"), Result, self._clean)
+        return self._once(self.unit("clean"), Result, self._clean)
+
+    def _once(self, unit: Unit, kind: type[R], measure: Callable[[Unit], R]) -> R:
+        if unit.key not in self._known:
+            self._known[unit.key] = self.engine.result(unit, kind, measure)
+        found: R = self._known[unit.key]
+        return found
 
     def _clean(self, unit: Unit) -> Result:
         predicted, sure = self.predictions.predict_surely(self.volume.image, self.volume)
@@ -165,7 +174,7 @@ class CaseAudit:
 
     def random(self, eps: float) -> WhiteNoise:
         """Dice under white noise, uniform and Gaussian, of the greatest size allowed."""
-        return self.engine.result(self.unit("random", eps), WhiteNoise, lambda unit: self._random(unit, eps))
+        return self._once(self.unit("random", eps), WhiteNoise, lambda unit: self._random(unit, eps))
 
     def _random(self, unit: Unit, eps: float) -> WhiteNoise:
         problem, numbers = self.target.problem(self.radius(eps), None, unit.name), self.generator(unit.name)

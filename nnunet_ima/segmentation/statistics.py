@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, wilcoxon
 
-AT_ONCE = 2**20  # numbers that a bootstrap draws together; all at once would be 10⁸ for ten thousand cases
+AT_ONCE = 2**18  # numbers that a bootstrap draws together; all at once would be 10⁸ for ten thousand cases
 
 
 def compared(differences: Sequence[float]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from nnunet_ima.commands._run import run_cli
-from nnunet_ima.evidence.store import LOCK, Store
+from nnunet_ima.evidence.lock import LOCK
+from nnunet_ima.evidence.store import Store
 
 
 @dataclass

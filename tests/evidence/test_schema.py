@@ -56,7 +56,10 @@ def test_whole_numbers_are_numbers_and_more_fields_do_no_harm() -> None:
         ({"by_class": []}, "Outer.by_class"),
         ({"overlap": {"core": [1, 2, 3]}}, r"Outer.overlap\[core\]"),
         ({"course": [1, None]}, r"Outer.course\[1\]"),
-        ({"course": 1}, "Outer.course"),
+        ({"course": [*[0.5] * 99, "x"]}, r"Outer.course\[99\] must be of the type float, got 'x'"),
+        ({"course": 1}, "Outer.course must be of the type tuple, got 1"),
+        ({"overlap": {"core": [1, 2.0]}}, r"Outer.overlap\[core\]\[1\] must be of the type int, got 2.0"),
+        ({"inner": {"count": "x"}}, "Outer.inner.count must be of the type int, got 'x'"),
     ],
 )
 def test_a_wrong_type_is_named(change: dict[str, Any], says: str) -> None:

@@ -45,6 +45,16 @@ def test_it_is_read_by_several_and_written_meanwhile(tmp_path: Path) -> None:
     assert spool[-1] == -1
 
 
+def test_a_spool_takes_the_entries_of_another_one(tmp_path: Path) -> None:
+    other, spool = Spool(tmp_path, map(entry, range(MANY))), Spool(tmp_path, [entry(MANY)])
+    spool.extend(other)
+    assert spool == [entry(MANY), *other]
+    spool.extend(spool)
+    assert spool[MANY + 1 :] == spool[: MANY + 1]
+    spool.append(entry(7))
+    assert (spool[-1], len(other)) == (entry(7), MANY)
+
+
 def test_it_leaves_no_file_and_equals_only_sequences(tmp_path: Path) -> None:
     found = Findings.on_disk(tmp_path)
     assert not found.records

@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 import torch
 
+from nnunet_ima.evidence import lock
+from nnunet_ima.evidence import manifest as manifests
 from nnunet_ima.evidence import store as module
 from nnunet_ima.evidence.schema import SCHEMA
 from nnunet_ima.evidence.store import Store, level_key, sha256
@@ -70,13 +72,13 @@ def test_further_models_join(tmp_path: Path) -> None:
 
 
 def test_models_that_join_at_the_same_moment_are_both_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write, names = module.write_atomically, [f"m{number}" for number in range(4)]
+    write, names = manifests.write_atomically, [f"m{number}" for number in range(4)]
 
     def slowly(file: Path, text: str) -> None:
         time.sleep(0.1)
         write(file, text)
 
-    monkeypatch.setattr(module, "write_atomically", slowly)
+    monkeypatch.setattr(manifests, "write_atomically", slowly)
     with ThreadPoolExecutor(len(names)) as pool:
         stores = list(pool.map(lambda name: Store(tmp_path, QUESTION | {"models": {name: name}}, {}), names))
         list(pool.map(lambda it: it[0].took_part({"device": it[1]}), zip(stores, names, strict=True)))
@@ -88,12 +90,12 @@ def test_models_that_join_at_the_same_moment_are_both_known(tmp_path: Path, monk
 def test_a_process_that_dies_keeps_nobody_waiting(tmp_path: Path) -> None:
     code = "import os, sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), 9)"
     Store(tmp_path, QUESTION, {})
-    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / module.LOCK)]).returncode == -9
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path / lock.LOCK)]).returncode == -9
     Store(tmp_path, QUESTION, {})
 
 
 def test_who_waits_too_long_is_told_for_whom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "WAIT", 0.1)
+    monkeypatch.setattr(lock, "WAIT", 0.1)
     other = Store(tmp_path, QUESTION, {})
     with other.alone(), other.alone(), pytest.raises(TimeoutError, match=f"writing into {tmp_path} for 0 s"):
         Store(tmp_path, QUESTION, {})
@@ -103,7 +105,7 @@ def test_where_files_cannot_be_locked_nobody_waits(tmp_path: Path, monkeypatch: 
     def acquire(self: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(module.FileLock, "acquire", acquire)
+    monkeypatch.setattr(lock.FileLock, "acquire", acquire)
     assert Store(tmp_path, QUESTION, {}).question()["models"] == QUESTION["models"]
 
 
@@ -300,7 +302,7 @@ def test_nothing_outside_is_touched(tmp_path: Path, name: str) -> None:
         with pytest.raises(ValueError, match="holds the name"):
             store.drop_noise(*place)
     assert marker.read_text() == "precious"
-    names = {entry.name for entry in tmp_path.rglob("*")} - {module.LOCK}
+    names = {entry.name for entry in tmp_path.rglob("*")} - {lock.LOCK}
     assert names == {"manifest.json", "marker", "out", "precious.txt"}
 
 
@@ -321,6 +323,27 @@ def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     assert list(elsewhere.iterdir()) == []
     (tmp_path / "link").symlink_to(tmp_path / "out")  # the folder itself may be one
     assert Store(tmp_path / "link", QUESTION, {}).get(Dice, "n", "case", "clean") is None
+
+
+@pytest.mark.parametrize("link", ["results", "results/m", "results/m/case", "results/m/case/clean.json"])
+def test_a_link_is_looked_through_wherever_it_is_and_whenever_it_comes(tmp_path: Path, link: str) -> None:
+    store = Store(tmp_path / "out", QUESTION, {})
+    store.put(Dice(1), "m", "case", "clean")
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
+    (tmp_path / "out" / "inside").mkdir()
+    place, moved = tmp_path / "out" / link, tmp_path / "out" / "inside" / "moved"
+    place.rename(moved)
+    place.symlink_to(moved)  # it stays in the folder
+    assert store.get(Dice, "m", "case", "clean") == Dice(1)
+    place.unlink()
+    place.symlink_to(moved.rename(tmp_path / "stolen"))
+    for use in (partial(store.get, Dice), lambda *at: store.put(Dice(2), *at)):
+        with pytest.raises(OSError, match=r"leads out of the audit's folder, to .*stolen.*; remove the link"):
+            use("m", "case", "clean")
+    place.unlink()
+    place.symlink_to(tmp_path / "nowhere")  # what is not there yet may come
+    with pytest.raises(OSError, match="leads out of the audit's folder"):
+        store.get(Dice, "m", "case", "clean")
 
 
 def test_a_folder_that_is_gone_is_not_made_again(tmp_path: Path) -> None:

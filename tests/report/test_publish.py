@@ -17,8 +17,9 @@ import pytest
 from dossier_fixtures import question
 
 from nnunet_ima.evidence.findings import Findings
+from nnunet_ima.evidence.lock import LOCK
 from nnunet_ima.evidence.records import Failure
-from nnunet_ima.evidence.store import LOCK, Store
+from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.report import publish as module
 from nnunet_ima.report.audit_figures import WorstCase

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from nnunet_ima.commands.attack import main
-from nnunet_ima.evidence.store import LOCK
+from nnunet_ima.evidence.lock import LOCK
 
 AUDIT = ["--attack", "fgsm", "--eps", "0.3", "--no-tta", "--no-margins", "--check-cases", "0", "--device", "cpu"]
 

@@ -20,8 +20,9 @@ import torch
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.gate import Requirement, unmet
+from nnunet_ima.evidence.lock import LOCK
 from nnunet_ima.evidence.schema import to_json
-from nnunet_ima.evidence.store import LOCK, Store
+from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.report.audit_table import audit_report
