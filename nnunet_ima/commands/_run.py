@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -13,6 +14,19 @@ from types import FrameType
 from typing import Any, Protocol
 
 import tyro
+
+_ROOM = "make room there and start the same command again: what is written so far stays"
+_RIGHTS = "choose a place that you may read and write, or change its permissions"
+WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "look after the disk, then start the same command again",
+}
+"""What to do about errors of the system, by their numbers."""
 
 
 class Command(Protocol):
@@ -133,8 +147,9 @@ def hold_at_one_thread(stack: ExitStack) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """Return the message of an error in one line; the system's own errors name their file and the reason."""
+    """Return the message of an error in one line; the system's own errors name their file, the reason and a way out."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text += f"; {WAYS_OUT[error.errno]}" if error.errno in WAYS_OUT else ""
     return " ".join(text.splitlines())
