@@ -125,7 +125,7 @@ def read_json(file: Path, *, missing: str = "", damaged: str = "") -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing" + (f": {missing}" if missing else ""))
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin a file with a mark
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         msg = f"{file} is damaged ({error})" + (f"; {damaged}" if damaged else "")
         raise ValueError(msg) from error

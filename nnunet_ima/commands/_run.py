@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -52,8 +54,12 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
     Raises:
         SystemExit: the exit status is not 0.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ε is no reason to fail
     try:
         with _sigterm_interrupts():
+            _refuse_bytes(sys.argv[1:] if argv is None else argv)
             command: Command = tyro.cli(
                 command_type,
                 prog=program,
@@ -71,6 +77,14 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
     except KeyboardInterrupt as error:
         print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from error
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """Refuse words that Python could not decode: libraries that read and write images end the process over them."""
+    for word in words:
+        if re.search(r"[\ud800-\udfff]", word):
+            msg = f"{word!r} is no text in this environment's encoding; set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            raise ValueError(msg)
 
 
 class _Terminated(KeyboardInterrupt):
