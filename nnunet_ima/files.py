@@ -8,7 +8,7 @@ import io
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,20 +23,43 @@ def atomic_file(file: Path) -> Iterator[BinaryIO]:
     """Open a stream that becomes a file when all is written, on the disk too; after an error nothing has changed.
 
     A reader, or the next start after a power loss, sees the old content or the new one.
+
+    Raises:
+        OSError: it cannot be written; the error names the file, whatever library has met it.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())  # a rename may reach the disk before what was written
-        part.chmod(0o644)  # mkstemp keeps the file to its owner; colleagues share results
-        part.replace(file)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    part = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with naming(file):
+        try:
+            with part.open("x+b") as stream:  # readable, too: else NumPy writes around Python, and hides why it cannot
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())  # a rename may reach the disk before what was written
+            part.replace(file)
+        except BaseException:
+            with suppress(OSError):  # what went wrong is told, not that this does, too
+                part.unlink()
+            raise
     _sync_folder(file.parent)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let errors of the system, such as a full disk, name a file, where they name none or its half-written part.
+
+    PyTorch hides such an error behind one of its own, which has it as its context.
+
+    Raises:
+        OSError: the system's error.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        fault: BaseException | None = error
+        while fault is not None and not (isinstance(fault, OSError) and fault.errno is not None):
+            fault = fault.__context__
+        if fault is None or (fault.filename and not Path(fault.filename).name.startswith(f".{file.name}.")):
+            raise
+        raise OSError(fault.errno, fault.strerror, str(file)) from error
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -102,7 +125,7 @@ def read_json(file: Path, *, missing: str = "", damaged: str = "") -> Any:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing" + (f": {missing}" if missing else ""))
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows begin a file with a mark
     except (ValueError, RecursionError) as error:  # the latter: brackets without end
         msg = f"{file} is damaged ({error})" + (f"; {damaged}" if damaged else "")
         raise ValueError(msg) from error

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import errno
+import gzip
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from full_disk import no_file_beyond
 
-from nnunet_ima.files import atomic_file, check_name, csv_text, write_atomically
+from nnunet_ima.files import atomic_file, check_name, csv_text, naming, write_atomically
 
 
 def test_content_and_name_reach_the_disk_in_this_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +59,62 @@ def test_an_error_on_the_way_changes_nothing(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(OSError, match="No space left"):
         write_atomically(file, "new")
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a.bin", b"old")]
+
+
+WRITERS: dict[str, Callable[[Any], object]] = {
+    "text": lambda stream: stream.write(b"x" * 5000),
+    "array": lambda stream: np.save(stream, np.ones(5000)),
+    "weights": lambda stream: torch.save({"a": torch.ones(5000)}, stream),
+    "packed": lambda stream: gzip.GzipFile("", "wb", fileobj=stream).write(os.urandom(50000)),
+}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_full_disk_is_told_with_the_file(write: Callable[[Any], object], tmp_path: Path) -> None:
+    """NumPy and PyTorch would tell of "5000 requested and 240 written" and of an "unexpected pos"."""
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"old")
+
+    def fill() -> None:
+        with no_file_beyond(2000), atomic_file(file) as stream:
+            write(stream)
+
+    with pytest.raises(OSError, match="File too large") as caught:
+        fill()
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(file))
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a.bin", b"old")]
+
+
+def test_errors_of_other_files_keep_their_names(tmp_path: Path) -> None:
+    def read() -> None:
+        with atomic_file(tmp_path / "a.bin"):
+            (tmp_path / "source").read_bytes()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        read()
+    assert caught.value.filename == str(tmp_path / "source")
+    with pytest.raises(RuntimeError, match="of its own"), naming(tmp_path / "a.bin"):
+        raise RuntimeError("of its own")
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(part: Path, *_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(part))
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(OSError, match="Read-only") as caught:
+        write_atomically(tmp_path / "a.json", "new")
+    assert caught.value.filename == str(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_who_may_read_a_file_is_up_to_the_user(umask: int, mode: int, tmp_path: Path) -> None:
+    former = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "a.json", "new")
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a.json").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize("name", ["case_1", "Fall 3 (neu)", "..a", "a..b", "=1", "患者一", "a-b.c"])

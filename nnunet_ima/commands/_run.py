@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +16,19 @@ from types import FrameType
 from typing import Any, Protocol
 
 import tyro
+
+_ROOM = "make room there and start the same command again: what is written so far stays"
+_RIGHTS = "choose a place that you may read and write, or change its permissions"
+WAYS_OUT = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: "look after the disk, then start the same command again",
+}
+"""What to do about errors of the system, by their numbers."""
 
 
 class Command(Protocol):
@@ -38,8 +54,12 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
     Raises:
         SystemExit: the exit status is not 0.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ε is no reason to fail
     try:
         with _sigterm_interrupts():
+            _refuse_bytes(sys.argv[1:] if argv is None else argv)
             command: Command = tyro.cli(
                 command_type,
                 prog=program,
@@ -57,6 +77,14 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
     except KeyboardInterrupt as error:
         print(f"{program}: interrupted", file=sys.stderr)
         raise SystemExit(130) from error
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """Refuse words that Python could not decode: libraries that read and write images end the process over them."""
+    for word in words:
+        if re.search(r"[\ud800-\udfff]", word):
+            msg = f"{word!r} is no text in this environment's encoding; set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            raise ValueError(msg)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -133,8 +161,9 @@ def hold_at_one_thread(stack: ExitStack) -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """Return the message of an error in one line; the system's own errors name their file and the reason."""
+    """Return the message of an error in one line; the system's own errors name their file, the reason and a way out."""
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        text += f"; {WAYS_OUT[error.errno]}" if error.errno in WAYS_OUT else ""
     return " ".join(text.splitlines())

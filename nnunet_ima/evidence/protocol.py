@@ -70,7 +70,7 @@ def read_protocol(file: Path) -> Protocol:
     """
     way_out = "lock one with --lock"
     try:
-        found = tomllib.loads(file.read_text(encoding="utf-8"))
+        found = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         msg = f"{file} does not exist; {way_out}"
         raise FileNotFoundError(msg) from error

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
+from nnunet_ima.files import naming
+
 R = TypeVar("R")
 AT_ONCE = 64  # records that are read together when all are looked at
 
@@ -26,7 +28,8 @@ class Spool(Sequence[R], Generic[R]):
             folder: on the disk that is to hold the file; None: that of temporary files, which may be memory.
             entries: the first ones.
         """
-        self._file = tempfile.TemporaryFile(dir=folder)  # it lives as long as this object
+        self._folder = Path(folder or tempfile.gettempdir())
+        self._file = tempfile.TemporaryFile(dir=self._folder)  # it lives as long as this object
         self._begins = array("q", [0])
         self.extend(entries)
 
@@ -78,8 +81,9 @@ class Spool(Sequence[R], Generic[R]):
         return ((first, min(first + AT_ONCE, end)) for first in range(0, end, AT_ONCE))
 
     def _keep(self, packed: bytes | memoryview) -> None:
-        self._file.seek(self._begins[-1])
-        self._file.write(packed)
+        with naming(self._folder):
+            self._file.seek(self._begins[-1])
+            self._file.write(packed)
         self._begins.append(self._begins[-1] + len(packed))
 
     def _read(self, first: int, end: int) -> list[R]:
@@ -88,6 +92,7 @@ class Spool(Sequence[R], Generic[R]):
 
     def _packed(self, first: int, end: int) -> list[memoryview]:
         begin = self._begins[first]
-        self._file.seek(begin)
-        packed = memoryview(self._file.read(self._begins[end] - begin))
+        with naming(self._folder):  # what was written last may lie in memory still
+            self._file.seek(begin)
+            packed = memoryview(self._file.read(self._begins[end] - begin))
         return [packed[self._begins[at] - begin : self._begins[at + 1] - begin] for at in range(first, end)]

@@ -197,7 +197,7 @@ class Store:
             return torch.from_numpy(np.load(file))
         except FileNotFoundError:
             return None
-        except (ValueError, EOFError, TypeError):
+        except (ValueError, EOFError, TypeError, OverflowError, MemoryError):  # the last two: a damaged shape
             _tell_damaged(file)
             return None
 

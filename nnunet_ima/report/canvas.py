@@ -10,6 +10,8 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nnunet_ima.files import atomic_file
+
 # Okabe and Ito's, which colour-blind readers can tell apart; with more models they come again.
 MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
@@ -26,4 +28,5 @@ def drawn_figure(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        figure.savefig(file, dpi=100)
+        with atomic_file(file) as stream:
+            figure.savefig(stream, format="png", dpi=100)

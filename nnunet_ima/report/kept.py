@@ -14,9 +14,10 @@ import torch
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.records import Result
 from nnunet_ima.evidence.store import level_key
+from nnunet_ima.image_files import check_whole, image_errors
 from nnunet_ima.inference.cases import Case
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.inference.volume import Volume, raw_noise
+from nnunet_ima.inference.volume import raw_noise
 from nnunet_ima.inference.volumes import Volumes
 from nnunet_ima.report.audit_figures import WorstCase
 from nnunet_ima.report.volumes import Attacked, CaseVolumes, affine_of
@@ -80,11 +81,12 @@ class Kept:
         reader = model.plans.image_reader_writer_class()
         found = []
         for record in records:
-            noise, *predictions = self._files(record, pipeline)
-            found.append((record, _raw(noise, volume, pipeline), reader.read_seg(str(predictions[1]))[0][0]))
+            noise, _, predicted = self._files(record, pipeline)
+            raw = raw_noise(volume, torch.from_numpy(np.array(read_noise(noise))).float(), model)
+            found.append((record, raw, _read_seg(predicted, reader)))
         channel = int(np.square(found[-1][1]).sum((1, 2, 3)).argmax())
         raw, _ = reader.read_images([str(image) for image in volume.case.images])
-        clean = reader.read_seg(str(self._files(records[0], pipeline)[1]))[0][0]
+        clean = _read_seg(self._files(records[0], pipeline)[1], reader)
         fragile = self.folder / "images" / records[0].model / records[0].case / "fragility.nii.gz"
         ignore = model.label_manager.ignore_label
         counts = np.ones_like(volume.label) if ignore is None else (volume.label != ignore)
@@ -123,17 +125,40 @@ class Kept:
         )
 
 
-def _raw(file: Path, volume: Volume, pipeline: Pipeline) -> np.ndarray:
-    """Kept noise (C, Z, Y, X) in raw units."""
-    return raw_noise(volume, torch.from_numpy(np.load(file)).float(), pipeline.model)
+def read_noise(file: Path) -> np.ndarray:
+    """Kept noise (C, *spatial), not yet in memory.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        noise: np.ndarray = np.load(file, mmap_mode="r")
+    except (ValueError, EOFError, TypeError, OverflowError) as error:
+        msg = f"{file} is damaged ({error}); remove it and start the same command again: the report does without it"
+        raise ValueError(msg) from error
+    return noise
+
+
+def _read_seg(file: Path, reader: Any) -> np.ndarray:
+    """Kept label map (Z, Y, X)."""
+    with image_errors(file):
+        check_whole(file)
+        found: np.ndarray = reader.read_seg(str(file))[0][0]
+        return found
 
 
 def _fragility(file: Path, reader: Any, shape: tuple[int, ...]) -> np.ndarray | None:
     """The kept map (Z, Y, X) as a model's reader turns it; None where it is missing."""
     if not file.is_file():
         return None
+    with image_errors(file):
+        check_whole(file)
+        return _read_map(file, reader).reshape(shape)
+
+
+def _read_map(file: Path, reader: Any) -> np.ndarray:
     if ".nii.gz" in reader.supported_file_endings:
         read: np.ndarray = reader.read_images([str(file)])[0][0]
     else:
         read = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
-    return read.reshape(shape)
+    return read

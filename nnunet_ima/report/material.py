@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -106,15 +107,14 @@ def read_material(folder: Path) -> Material:
         with gzip.open(file) as stream:
             content = json.loads(stream.readline())
             if content["schema"] != SCHEMA:
-                msg = f"{file} was written by another release (schema {content['schema']!r}, not {SCHEMA}); {way_out}"
-                raise ValueError(msg)
+                raise ValueError(f"it is of another release, schema {content['schema']!r}, not {SCHEMA}")
             shown = tuple(_from_json(entry) for entry in content["shown"])
             cases: Spool[dict[str, Any]] = Spool(None, map(json.loads, stream))
         if len(cases) != content["cases"]:
             raise EOFError(f"it holds {len(cases)} of {content['cases']} results")
         return Material(folder, summary, content["facts"], cases, manifest, shown, content["note"])
-    except (OSError, EOFError, KeyError, TypeError, json.JSONDecodeError) as error:
-        msg = f"{file} is damaged ({error}); {way_out}"
+    except (OSError, EOFError, zlib.error, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        msg = f"{file} cannot be read ({error}); {way_out}"
         raise ValueError(msg) from error
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.evidence.store import Store
@@ -26,7 +24,7 @@ from nnunet_ima.report.audit_table import audit_report
 from nnunet_ima.report.document import Shown
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
-from nnunet_ima.report.kept import Kept
+from nnunet_ima.report.kept import Kept, read_noise
 from nnunet_ima.report.markdown import markdown
 from nnunet_ima.report.material import Material, of_case, read_material, write_material
 from nnunet_ima.report.shift_figure import draw_shift
@@ -147,7 +145,7 @@ def _machines(folder: Path) -> dict[str, str]:
 def _work(name: str, pipeline: Pipeline, folder: Path) -> str:
     """Size of a model's preprocessed cases and passes that each takes, by the noise kept of them."""
     files = {file.parent: file for file in folder.joinpath("images", name).glob("*/noise_*.npy")}
-    shapes = {np.load(file, mmap_mode="r").shape for file in files.values()}
+    shapes = {read_noise(file).shape for file in files.values()}
     if not shapes:
         return ""
     passes, elements = [pipeline.windows(shape[1:]) for shape in shapes], [prod(shape) for shape in shapes]

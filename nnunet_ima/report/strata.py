@@ -42,7 +42,7 @@ def read_strata(file: Path) -> Strata:
             names = [name for name in reader.fieldnames or () if name and name != "case"]
             rows = list(reader)
             if "case" not in (reader.fieldnames or ()) or not names:
-                msg = f"{file} needs the column case and at least one other, such as site"
+                msg = f"{file} needs the column case and at least one other, such as site, separated by commas"
                 raise ValueError(msg)
     except (UnicodeDecodeError, csv.Error) as error:
         msg = f"{file} is no CSV file in UTF-8 ({error})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from nnunet_ima.segmentation.measured import count
 from nnunet_ima.segmentation.parts import Job, Part, Probing, Recipe, Transfer, code_of, look, work
 from nnunet_ima.segmentation.settings import Settings
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+
 Lost = dict[tuple[str, str], str]
 """Why a case of a model could not be measured by any worker, by the names of both: it kills them."""
 
@@ -38,7 +41,11 @@ class Apart:
         self._known: list[dict[str, Any]] = []
 
     def measure(self, pairs: Sequence[tuple[str, Case]]) -> Lost:
-        """Measure cases of models."""
+        """Measure cases of models.
+
+        Raises:
+            OSError: a worker cannot write into the store.
+        """
         return self._share([Part(*pair) for pair in pairs], count(self._job.settings), "measurement")
 
     def probe(self, wanted: Sequence[tuple[str, Case, float]]) -> Lost:
@@ -59,6 +66,8 @@ class Apart:
                 part = done.task.arguments[1]
                 if done.deadly:
                     lost[part.model, part.case.name] = str(done.error)
+                elif isinstance(done.error, OSError) and done.error.errno in NO_ROOM:
+                    raise done.error  # the next case would come as far
                 elif done.error is not None:
                     tqdm.write(f"{part.case.name}: a worker says {done.error!r}", file=sys.stderr)
                 else:

@@ -14,6 +14,7 @@ from nnunet_ima.datasets.checks import last_line
 from nnunet_ima.evidence.records import Confidence
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.files import atomic_file
+from nnunet_ima.image_files import check_whole, image_errors, written_image
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume, reread, segment, write_label_map, write_map, write_noisy
 from nnunet_ima.segmentation.confidence import confidence
@@ -64,23 +65,26 @@ class Predictions:
 
     def write(self, predicted: LabelMap, volume: Volume, what: str) -> None:
         """Store a prediction: "clean", "pgd@5"."""
-        file = self.file(what)
-        with _file_error(file):
-            write_label_map(predicted, volume, self.model, file)
+        with self._written(self.file(what)) as part:
+            write_label_map(predicted, volume, self.model, part)
 
     def read(self, what: str) -> LabelMap:
-        """Label map (Z, Y, X) of a stored prediction."""
+        """Label map (Z, Y, X) of a stored prediction.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         file = self.file(what)
-        with _file_error(file):
+        with image_errors(file):
+            check_whole(file)
             label_map, _ = self.model.plans.image_reader_writer_class().read_seg(str(file))
         found: LabelMap = label_map[0]
         return found
 
     def write_map(self, array: LabelMap, volume: Volume, what: str) -> None:
         """Store a map of numbers (Z, Y, X)."""
-        file = self.file(what, ".nii.gz")
-        with _file_error(file):
-            write_map(array, volume, file)
+        with self._written(self.file(what, ".nii.gz")) as part:
+            write_map(array, volume, part)
 
     def write_noise(self, noise: Tensor, what: str) -> None:
         """Store noise (C, *spatial) in half precision, which is enough to look at."""
@@ -99,20 +103,20 @@ class Predictions:
         if volume.scale is None or len(noise) != len(volume.case.images):  # such as the colours of one file
             return None
         ending = self.model.dataset_json["file_ending"]
+        folder = self.file(what).parent
         with self._store.scratch() as scratch:
-            folder = self.file(what).parent if keep else scratch
-            files = [folder / f"adversarial_{what}_{channel:04d}{ending}" for channel in range(len(noise))]
-            with _file_error(folder):
+            files = [scratch / f"adversarial_{what}_{channel:04d}{ending}" for channel in range(len(noise))]
+            with image_errors(folder):
                 write_noisy(volume, noise, self.model, files)
+                for file in files:
+                    check_whole(file)
                 again = reread(volume, files, self.model)
+                for file in files if keep else ():
+                    file.replace(folder / file.name)
             return mean_dice(self.predict(again.image, again), again, self.model)
 
-
-@contextmanager
-def _file_error(file: Path) -> Iterator[None]:
-    """Turn what readers and writers of images raise into an error that names the file."""
-    try:
-        yield
-    except RuntimeError as error:  # SimpleITK's only kind of error
-        msg = f"{file} cannot be written or read: {str(error).strip().splitlines()[-1]}"
-        raise OSError(msg) from error
+    @contextmanager
+    def _written(self, file: Path) -> Iterator[Path]:
+        """Lend a place for an image, which goes to its own when it is whole."""
+        with self._store.scratch() as scratch, written_image(file, scratch) as part:
+            yield part

@@ -55,12 +55,12 @@ class ProtocolTable:
         """Open a file, or begin one.
 
         Raises:
-            ValueError: it answers another question.
+            ValueError: it is damaged, or answers another question.
         """
         self._file, self._question, self._note = file, question, note
         stored: dict[str, Any] = {"question": asdict(question), "rows": []}
         if file.is_file():
-            stored = read_json(file, damaged="remove it")
+            stored = _read(file)
         if Question.read(stored["question"]) != question:
             msg = f"{file} answers another question ({stored['question']}); choose another --output"
             raise ValueError(msg)
@@ -144,3 +144,23 @@ class ProtocolTable:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self._file, json.dumps(self._stored, indent=2) + "\n")
         write_atomically(self._file.with_suffix(".md"), self.markdown())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """What a file holds.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    way_out = "remove it, and all is measured again, or choose another --output"
+    stored = read_json(file, damaged=way_out)
+    try:
+        Question.read(stored["question"])
+        for row in stored["rows"]:
+            if not row.keys() >= {"model", "eps", "inputs", "pooled_dice", "sample_dice"}:
+                raise ValueError("a row is not complete")
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        msg = f"{file} holds no rows of the paper's protocol ({error}); {way_out}"
+        raise ValueError(msg) from error
+    found: dict[str, Any] = stored
+    return found

@@ -127,7 +127,9 @@ def shift_checks(records: Iterable[Shifted]) -> list[Check]:
     """Judge the disturbances of one model."""
     lost: float | None = None
     touched, idle = False, []
-    rising: dict[int, array[float]] = {}
+    dice: dict[int, array[float]] = {}
+    gains: dict[tuple[int, int], array[float]] = {}  # of the same case and disturbance: some severities may be left out
+    before: dict[str, Shifted] = {}
     for record in records:
         if record.disturbance == UNTOUCHED:
             lost = max(lost or 0.0, abs(record.dice - record.clean_dice))
@@ -136,9 +138,12 @@ def shift_checks(records: Iterable[Shifted]) -> list[Check]:
         if record.changed == 0:
             idle.append(f"{record.disturbance}@{record.severity} of {record.case}")
         if record.disturbance not in COUNTED:
-            rising.setdefault(record.severity, array("d")).append(record.dice)
-    means = [fmean(rising[severity]) for severity in sorted(rising)]
-    gain = max((later - earlier for earlier, later in pairwise(means)), default=None)
+            dice.setdefault(record.severity, array("d")).append(record.dice)
+            former = before.get(record.disturbance, record)
+            if former.case == record.case:
+                gains.setdefault((former.severity, record.severity), array("d")).append(record.dice - former.dice)
+            before[record.disturbance] = record
+    gain = max((fmean(gains[pair]) for pair in pairwise(sorted(dice)) if pair in gains), default=None)
     return [
         judge(
             "a scan that is written and read again is predicted alike",
@@ -149,6 +154,6 @@ def shift_checks(records: Iterable[Shifted]) -> list[Check]:
         judge(
             "worse severities are worse in the mean",
             None if gain is None else gain <= RISES,
-            " → ".join(f"{mean:.3f}" for mean in means),
+            " → ".join(f"{fmean(dice[severity]):.3f}" for severity in sorted(dice)),
         ),
     ]

@@ -27,6 +27,7 @@ from nnunet_ima.shift.likeness import Likeness
 from nnunet_ima.shift.scan_files import read_scan, write_scan
 
 _Entry = tuple[Disturbance | None, int]  # a disturbance and its severity
+NOTHING = 1e-6  # mean absolute change, as a share of the standard deviation, that rounding leaves
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -55,7 +56,8 @@ def shifted(
 
     The same random numbers are drawn for all severities of a disturbance, so that they differ in strength alone.
     Disturbances that cannot happen to this scan (a single channel cannot be swapped) are left out, and so are those
-    that leave none of its structures in the image.
+    that leave none of its structures in the image, and severities that have happened to it before (it has no more than
+    256 grey levels): such a result says nothing of the model.
 
     Args:
         case: the case.
@@ -82,9 +84,11 @@ def shifted(
     for entry in wanted:
         made = next(prepared) if entry in missing else None
         try:
-            yield _looked_at(case, entry, made, watch, likeness)
+            record, checked = _looked_at(case, entry, made, watch, likeness)
         except _NothingLeftError:
             continue
+        if not (entry[0] is not None and entry[0].settles and record.changed <= NOTHING):
+            yield record, checked
 
 
 class _NothingLeftError(Exception):

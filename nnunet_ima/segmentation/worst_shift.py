@@ -113,8 +113,9 @@ class _Work:
         case = self.case
         scan = self.scan.changed(self.scan.chain.read(found.parameters))
         with case.engine.store.scratch() as scratch:
-            folder = case.predictions.file(kept).parent if kept else scratch
-            volume = through_files(case, scan, folder, kept or "scan")
+            volume = through_files(case, scan, scratch, kept or "scan")
+            for file in scratch.iterdir() if kept else ():
+                file.replace(case.predictions.file(kept).with_name(file.name))
         return scan, volume, case.predictions.predict(volume.image, volume)
 
     def _identity(self) -> float:

@@ -34,6 +34,7 @@ class Disturbance:
         drawing: physical severity, scan and generator to parameters.
         applying: scan and parameters to the disturbed scan; it leaves its input as it is.
         lacking: what a scan lacks for it, as a sentence; "" if nothing.
+        settles: done once, it does nothing more when it is done again: there are scans to which it has happened before.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Disturbance:
     drawing: Callable[[float, Scan, Generator], Parameters]
     applying: Callable[[Scan, Mapping[str, Any]], Scan]
     lacking: Callable[[Scan], str] = _fits
+    settles: bool = False
 
     def __post_init__(self) -> None:
         """Refuse severities without an order."""

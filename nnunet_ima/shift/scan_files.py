@@ -9,6 +9,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from nnunet_ima.datasets.checks import last_line
+from nnunet_ima.image_files import check_whole, image_errors
 from nnunet_ima.shift.scan import Array, Scan
 
 RAS_AND_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's axes run left and posterior; this turns one into the other
@@ -43,6 +44,9 @@ def write_scan(scan: Scan, images: Sequence[Path], label: Path) -> None:
         scan: what to write.
         images: a file for each channel.
         label: file of the label map.
+
+    Raises:
+        OSError: a file cannot be written, or not to its end.
     """
     for voxels, file in zip([*scan.channels, scan.label.astype(np.int16)], [*images, label], strict=True):
         image = sitk.GetImageFromArray(voxels)
@@ -51,7 +55,9 @@ def write_scan(scan: Scan, images: Sequence[Path], label: Path) -> None:
         image.SetSpacing(edges.tolist())
         image.SetDirection((axes[:3, :3] / edges).ravel().tolist())
         image.SetOrigin(axes[:3, 3].tolist())
-        sitk.WriteImage(image, str(file), True)
+        with image_errors(file):
+            sitk.WriteImage(image, str(file), True)
+            check_whole(file)
 
 
 def _read(file: Path) -> tuple[Array, Array]:

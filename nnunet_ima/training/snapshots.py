@@ -115,13 +115,27 @@ def add_snapshots(fold_folder: Path, snapshots: Sequence[Snapshot]) -> None:
 
     A training that begins anew, or resumes from an earlier checkpoint, thus leaves no stale entries behind.
     """
-    known = _entries(fold_folder / INDEX) if (fold_folder / INDEX).is_file() else []
     # Not checked further: a training whose validation patches hold no foreground has a Dice of NaN, and goes on.
-    kept = [entry for entry in known if entry["epoch"] < snapshots[0].epoch]
+    kept = [entry for entry in _known(fold_folder / INDEX) if entry["epoch"] < snapshots[0].epoch]
     write_atomically(
         fold_folder / INDEX,
         json.dumps({"snapshots": [*kept, *map(asdict, snapshots)]}, indent=2) + "\n",
     )
+
+
+def _known(index: Path) -> list[dict[str, Any]]:
+    """Entries of the index; a damaged one is put aside, as a training of days is worth more than its list."""
+    if not index.is_file():
+        return []
+    try:
+        entries = _entries(index)
+        if not all(isinstance(entry.get("epoch"), int) for entry in entries):
+            raise ValueError(f"{index} is damaged: an entry has no epoch")
+    except ValueError as error:
+        aside = index.replace(index.with_suffix(".damaged"))
+        print(f"{error}; it is kept as {aside.name}, and a new one begun: earlier snapshots are not in it")
+        return []
+    return entries
 
 
 def choose(snapshots: Sequence[Snapshot], min_dice: float, by: str = MARGIN) -> Snapshot:

@@ -110,3 +110,15 @@ def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
         run_cli("nnunet-ima-test", Wrong, [])
     assert stop.value.code == 2
     assert capsys.readouterr().err == "nnunet-ima-test: line one line two\n"
+
+
+def test_a_word_that_is_no_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """SimpleITK would end the process: "basic_string::_S_construct null not valid"."""
+    with pytest.raises(SystemExit) as stop:
+        run_cli("nnunet-ima-test", Killed, ["--output", "Pr\udcc3\udcbcfung"])
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert told == (
+        "nnunet-ima-test: 'Pr\\udcc3\\udcbcfung' is no text in this environment's encoding; set PYTHONUTF8=1, or "
+        "LC_ALL=C.UTF-8\n"
+    )

@@ -162,7 +162,9 @@ def test_damaged_noise_is_named_and_made_again(tmp_path: Path, capsys) -> None:
     store = Store(tmp_path, QUESTION, {})
     store.put_noise(torch.ones(3), "m", "case", "pgd@1")
     file = tmp_path / "noise" / "m" / "case" / "pgd@1.npy"
-    for content in (file.read_bytes()[:-1], file.read_bytes()[:9], b"", b"text"):
+    whole = file.read_bytes()
+    endless = whole.replace(b"(3,)", b"(9" + b"9" * 18 + b",)")  # the header's length is wrong then, too
+    for content in (whole[:-1], whole[:9], b"", b"text", bytes(len(whole)), b"\xff" * len(whole), endless):
         file.write_bytes(content)
         assert store.get_noise("m", "case", "pgd@1") is None
         assert capsys.readouterr().err == f"{file} is damaged; it is measured again\n"
@@ -175,7 +177,7 @@ def test_no_half_written_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fdopen", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         store.put(Dice(2), "m", "case", "clean")
     monkeypatch.undo()

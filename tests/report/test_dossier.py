@@ -27,7 +27,7 @@ from nnunet_ima.report.document import Light
 from nnunet_ima.report.dossier import dossier
 from nnunet_ima.report.html import html
 from nnunet_ima.report.markdown import markdown
-from nnunet_ima.report.material import FILE, read_material, write_material
+from nnunet_ima.report.material import FILE, SCHEMA, read_material, write_material
 from nnunet_ima.report.strata import Strata, read_strata
 from nnunet_ima.report.volumes import affine_of, fit, size
 from nnunet_ima.segmentation.settings import Settings
@@ -326,7 +326,7 @@ def test_strata_that_cannot_be_told_are_refused(tmp_path: Path, content: str, sa
         read_strata(file)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "schema"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "flipped", "no list", "schema"])
 def test_damaged_material_is_refused(material, damage: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (material.folder / "summary.json").write_text(json.dumps(material.summary))
     (material.folder / "manifest.json").write_text(json.dumps(material.manifest))
@@ -336,6 +336,14 @@ def test_damaged_material_is_refused(material, damage: str, capsys: pytest.Captu
         file.unlink()
     elif damage == "truncated":
         file.write_bytes(file.read_bytes()[:100])
+    elif damage == "empty":
+        file.write_bytes(b"")
+    elif damage == "flipped":
+        content = bytearray(file.read_bytes())
+        content[20] ^= 255
+        file.write_bytes(content)
+    elif damage == "no list":
+        file.write_bytes(gzip.compress(f'{{"schema": {SCHEMA}, "shown": [3]}}'.encode()))
     else:
         file.write_bytes(gzip.compress(b'{"schema": 99}'))
     with pytest.raises(SystemExit) as caught:
@@ -343,6 +351,7 @@ def test_damaged_material_is_refused(material, damage: str, capsys: pytest.Captu
     assert caught.value.code == 2
     said = capsys.readouterr().err
     assert "run the audit's command again" in said
+    assert str(file) in said
     assert not (material.folder / "dossier.html").exists()
 
 

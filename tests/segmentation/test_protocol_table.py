@@ -33,3 +33,14 @@ def test_another_loss_is_another_question(tmp_path: Path) -> None:
         ProtocolTable(file, other)
     table = ProtocolTable(write(tmp_path / "both.json", asdict(other)), other)
     assert "the worst of one for each loss (Dice + cross-entropy, balanced_masked_ce)" in table.markdown()
+
+
+ROWS = json.dumps({"question": asdict(QUESTION), "rows": [{"model": "ima", "eps": 5.0}]})
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"question": 3, "rows": []}', ROWS, ROWS[:-9], "\0" * 40])
+def test_a_damaged_file_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "paper.json"
+    file.write_text(content)
+    with pytest.raises(ValueError, match=r"paper\.json (is damaged|holds no rows).*choose another --output"):
+        ProtocolTable(file, QUESTION)

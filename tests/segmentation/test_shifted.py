@@ -103,6 +103,33 @@ def test_a_structure_that_leaves_the_image_is_no_failure(
     assert not found.conclusive  # nothing was measured at all
 
 
+def test_a_severity_that_has_happened_before_is_left_out(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan of 256 grey levels does not change where it is written with as many; with 16 it does."""
+    levels = replace(SETTINGS, shift=Shift("MR", ("grey-levels", "rotation"), (1, 5)))
+    monkeypatch.setitem(globals(), "SETTINGS", levels)
+    scan = nib.load(cases[0].images[0])
+    values = scan.get_fdata()
+    grey = np.rint(255 * (values - values.min()) / np.ptp(values)).astype(np.float32)
+    image = tmp_path / "case_0000.nii.gz"
+    nib.save(nib.Nifti1Image(grey, scan.affine), image)
+    found = audit(pipeline, [replace(cases[0], images=(image,))], tmp_path / "out")
+    assert {(it.disturbance, it.severity) for it in found.shifted} == {
+        *(("untouched", 0), ("grey-levels", 5), ("rotation", 1), ("rotation", 5)),
+    }
+    assert [row.result for row in found.verdicts if row.check == "every disturbance changes the scan"] == ["passed"]
+
+
+def test_severities_are_compared_on_the_same_disturbances() -> None:
+    """Gamma of severity 1 is left out: the mean of severity 2 is better than that of blur alone, but nothing rose."""
+    left = [it for it in records("m", 0.2) if (it.disturbance, it.severity) != ("gamma", 1)]
+    assert shift_checks(left)[2].result == "passed"
+    assert shift_checks(left)[2].figure == "0.700 → 0.680"
+    few = [replace(it, dice=0.95) if it.severity == 2 else it for it in left]
+    assert shift_checks(few)[2].result == "failed"
+
+
 def one(model: str, case: str, disturbance: str, severity: int, dice: float) -> Shifted:
     return Shifted(
         dice=dice,

@@ -78,6 +78,18 @@ def strength(disturbance: Disturbance, severity: int, scan: Scan, seed: int) -> 
 
 
 @every
+def test_what_settles_does_nothing_the_second_time(disturbance: Disturbance, scan_for: ScanFor) -> None:
+    """And only that: a scan that others leave as it is would show a disturbance that does nothing."""
+    scan, rng = scan_for(disturbance), np.random.default_rng(0)
+    parameters = disturbance.draw(3, scan, rng)
+    once = disturbance.apply(scan, parameters)
+    twice = disturbance.apply(once, parameters) if not disturbance.refusal(once) else once
+    same = once.shape == twice.shape and np.allclose(once.channels, twice.channels, atol=1e-6 * scan.channels.std())
+    assert same >= disturbance.settles
+    assert disturbance.settles == (disturbance.name in {"grey-levels", "window", "missing-channel"})
+
+
+@every
 def test_each_severity_is_worse_than_the_one_before(disturbance: Disturbance, scan_for: ScanFor) -> None:
     scan = scan_for(disturbance)
     means = [np.mean([strength(disturbance, severity, scan, seed) for seed in range(3)]) for severity in range(1, 6)]

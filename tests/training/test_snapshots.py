@@ -57,6 +57,15 @@ def test_index_keeps_order_and_drops_what_a_rerun_replaces(tmp_path: Path) -> No
     assert read_snapshots(tmp_path) == [SERIES[0], again, replace(again, weights=AVERAGED)]
 
 
+@pytest.mark.parametrize("content", ["", '{"snapshots": [', "[]", '{"snapshots": [{"file": "a"}]}', "\0" * 40])
+def test_a_training_outlives_a_damaged_index(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / INDEX).write_text(content)
+    add_snapshots(tmp_path, [SERIES[0]])
+    assert read_snapshots(tmp_path) == [SERIES[0]]
+    assert (tmp_path / "ima_snapshots.damaged").read_text() == content
+    assert "it is kept as ima_snapshots.damaged" in capsys.readouterr().out
+
+
 def test_raw_and_averaged_weights_are_told_apart_by_robust_dice() -> None:
     raw = replace(SERIES[0], robust_dice=0.60)
     averaged = replace(raw, weights=AVERAGED, robust_dice=0.62, clean_dice=0.89)

@@ -33,4 +33,5 @@ WINDOW = Disturbance(
     drawing=_draw,
     applying=_apply,
     lacking=lacks_hounsfield,
+    settles=True,
 )

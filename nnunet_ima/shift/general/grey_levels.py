@@ -40,4 +40,5 @@ GREY_LEVELS = Disturbance(
     reference="256: a usual export to 8 bits; fewer, where the range is wider than what is of interest",
     drawing=_draw,
     applying=_apply,
+    settles=True,
 )

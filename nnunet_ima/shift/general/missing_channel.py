@@ -33,4 +33,5 @@ MISSING_CHANNEL = Disturbance(
     drawing=_draw,
     applying=_apply,
     lacking=lacks_channels,
+    settles=True,
 )
