@@ -369,7 +369,7 @@ def test_several_workers_keep_and_drop_noise(tmp_path: Path) -> None:
         store = Store.__new__(Store)
         store.folder = tmp_path
         try:
-            for number in range(60):
+            for number in range(20):
                 store.put_noise(torch.full((2,), float(number)), "m", case, "pgd@1")
                 assert torch.equal(store.get_noise("m", case, "pgd@1"), torch.full((2,), float(number)))
                 store.drop_noise("m", case)

@@ -38,25 +38,30 @@ class WrongInTheSecondStep(Segmentation):
 
 
 def run(
-    rank: int, rendezvous: str, method: str, plans: dict[str, Any], dataset_json: dict[str, Any], output: str
+    rank: int, rendezvous: str, plans: dict[str, dict[str, Any]], dataset_json: dict[str, Any], output: str
 ) -> None:
-    """Train and write down what must be equal on all ranks, and what may differ."""
+    """Train by each method and write down what must be equal on all ranks, and what may differ."""
     os.environ["nnUNet_n_proc_DA"] = "0"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     nnUNetTrainer.DDP = lambda network, device_ids: DistributedDataParallel(network)
+    results = {method: trained(rank, method, plans[method], dataset_json) for method in plans}
+    Path(output, f"rank{rank}.json").write_text(json.dumps(results))
+    dist.barrier()  # with Gloo, a process that ends before the others now and then aborts on its way out
+    dist.destroy_process_group()
+
+
+def trained(rank: int, method: str, plans: dict[str, Any], dataset_json: dict[str, Any]) -> dict[str, Any]:
+    """What a training by a method has come to on this rank."""
     CpuTrainer.method_name = method
     trainer = CpuTrainer(plans, "2d", 0, dataset_json)
     trainer.initialize()
     if rank == 1:
         trainer.task = WrongInTheSecondStep(trainer.labels, trainer.settings.tau, trainer=trainer)
     trainer.run_training()
-    result = {
+    return {
         "margins": {str(name): margin for name, margin in (trainer.method.margins() or {}).items()},
         "weights": float(sum(p.detach().double().abs().sum() for p in trainer.network.parameters())),
         "attacked": trainer.logger.get_value("ima_attacked", step=-1),
         "robust": trainer.logger.get_value("ima_robust_dice", step=-1),
     }
-    Path(output, f"rank{rank}.json").write_text(json.dumps(result))
-    dist.barrier()  # with Gloo, a process that ends before the others now and then aborts on its way out
-    dist.destroy_process_group()
