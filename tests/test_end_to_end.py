@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,11 @@ def trained(phantom: PhantomDataset) -> Path:
 
 
 def predict(*command: object, dataset: PhantomDataset, output: Path) -> dict[str, np.ndarray]:
-    shell(*command, "-i", dataset.raw / "imagesTr", "-o", output, "-device", "cpu", "-npp", 1, "-nps", 1)
+    images = output.parent / "images"
+    images.mkdir(exist_ok=True)
+    for file in sorted((dataset.raw / "imagesTr").iterdir())[:2]:
+        shutil.copy(file, images)
+    shell(*command, "-i", images, "-o", output, "-device", "cpu", "-npp", 1, "-nps", 1)
     return {file.name: np.asarray(nib.load(file).dataobj) for file in sorted(output.glob("*.nii.gz"))}
 
 
@@ -51,9 +56,6 @@ def test_train_predict_select_export(phantom: PhantomDataset, trained: Path, tmp
     fold = trained / "fold_0"
     assert (fold / "ima_progress.png").is_file()
     model = ["-d", phantom.dataset_id, "-c", "2d_cpu", "-f", 0, "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansShort"]
-    before = predict("nnUNetv2_predict", *model, dataset=phantom, output=tmp_path / "before")
-    assert len(before) == 6
-
     final = (fold / "checkpoint_final.pth").read_bytes()
     snapshots = json.loads((fold / "ima_snapshots.json").read_text())["snapshots"]
     places = [(entry["epoch"], entry["weights"]) for entry in snapshots]
@@ -69,6 +71,7 @@ def test_train_predict_select_export(phantom: PhantomDataset, trained: Path, tmp
     stock = predict(
         "nnUNetv2_predict_from_modelfolder", "-m", tmp_path / "stock", "-f", 0, dataset=phantom, output=tmp_path / "out"
     )
+    assert len(chosen) == 2
     assert all(np.array_equal(chosen[name], stock[name]) for name in chosen)
     source = (tmp_path / "stock" / "fold_0" / "checkpoint_final.pth").read_bytes()
     assert b"nnUNetTrainerIMA" not in source
