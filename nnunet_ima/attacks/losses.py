@@ -58,7 +58,7 @@ def dice(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Ten
         predicted = predicted if valid is None else predicted * valid
         return (overlap_sums(predicted, foreground),)
 
-    return 1 - dice_of_sums(*summed(sums, logits, target), smooth=1e-5).mean(1)
+    return 1 - dice_of_sums(summed(sums, logits, target)[0], smooth=1e-5).mean(1)
 
 
 def masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:

@@ -24,7 +24,7 @@ def overlap_sums(predicted: Tensor, truth: Tensor) -> Tensor:
 
 def dice_of_sums(sums: Tensor, smooth: float) -> Tensor:
     """Dice (B, K) of `overlap_sums`; see `dice`."""
-    both, predicted, truth = sums
+    both, predicted, truth = sums.unbind()
     return (2 * both + smooth) / (predicted + truth + smooth)
 
 
