@@ -22,7 +22,8 @@ from torch import Tensor
 
 from nnunet_ima.attacks.problem import Loss
 from nnunet_ima.tasks.classification import Classification
-from nnunet_ima.tasks.dice import dice as overlap_dice
+from nnunet_ima.tasks.dice import dice_of_sums, overlap_sums
+from nnunet_ima.tasks.slabs import summed
 from nnunet_ima.tasks.voxelwise import Labels, segmentation_loss
 
 SegmentationLoss = Callable[[Tensor, Tensor, Labels, float], Tensor]
@@ -48,17 +49,21 @@ def dice_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> 
 
 def dice(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
     """One minus the mean soft Dice over foreground classes or regions."""
-    _, foreground, valid = labels.read(target, logits.shape[1])
-    logits = logits.flatten(2).float()
-    predicted = torch.sigmoid(logits) if labels.regions else F.softmax(logits, 1)[:, 1:]
-    predicted = predicted if valid is None else predicted * valid
-    return 1 - overlap_dice(predicted, foreground, smooth=1e-5).mean(1)
+
+    def sums(logits: Tensor, target: Tensor) -> tuple[Tensor]:
+        truth, valid = labels.read(target, logits.shape[1])
+        foreground = labels.foreground(truth, valid, logits.shape[1])
+        logits = logits.flatten(2).float()
+        predicted = torch.sigmoid(logits) if labels.regions else F.softmax(logits, 1)[:, 1:]
+        predicted = predicted if valid is None else predicted * valid
+        return (overlap_sums(predicted, foreground),)
+
+    return 1 - dice_of_sums(summed(sums, logits, target)[0], smooth=1e-5).mean(1)
 
 
 def masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
     """Masked cross-entropy c · CE: what is wrong already counts no longer (Xie et al. 2017, arXiv 1703.08603)."""
-    voxels = _Voxels.of(logits, target, labels)
-    return voxels.mean(voxels.right * voxels.entropy)
+    return _mean(lambda voxels: voxels.right * voxels.entropy, logits, target, labels)
 
 
 def balanced_masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
@@ -66,28 +71,38 @@ def balanced_masked_ce(logits: Tensor, target: Tensor, labels: Labels, progress:
 
     It is scaled to the mean over the classes present of their mean c · CE.
     """
-    voxels = _Voxels.of(logits, target, labels)
-    return (voxels.right * voxels.entropy * voxels.balance()).sum((1, 2))
+    counts = _class_counts(logits, target, labels)
+
+    def sums(logits: Tensor, target: Tensor) -> tuple[Tensor]:
+        voxels = _Voxels.of(logits, target, labels)
+        return ((voxels.right * voxels.entropy * voxels.balance(counts)).sum((1, 2)),)
+
+    return summed(sums, logits, target)[0]
 
 
 def js(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
     """Jensen-Shannon divergence of prediction and truth (Croce et al. 2023); at most log 2 at any voxel."""
-    voxels = _Voxels.of(logits, target, labels)
-    p = voxels.log_p.exp()
-    return voxels.mean(math.log(2) + (p * voxels.log_p - (1 + p) * torch.log1p(p)) / 2)
+
+    def values(voxels: _Voxels) -> Tensor:
+        p = voxels.log_p.exp()
+        return math.log(2) + (p * voxels.log_p - (1 + p) * torch.log1p(p)) / 2
+
+    return _mean(values, logits, target, labels)
 
 
 def segpgd(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
     """(1 - λ) · c · CE + λ · (1 - c) · CE, λ = progress / 2 (Gu et al. 2022, arXiv 2207.12391)."""
-    voxels = _Voxels.of(logits, target, labels)
     share = progress / 2
-    return voxels.mean(torch.where(voxels.right > 0, 1 - share, share) * voxels.entropy)
+
+    def values(voxels: _Voxels) -> Tensor:
+        return torch.where(voxels.right > 0, 1 - share, share) * voxels.entropy
+
+    return _mean(values, logits, target, labels)
 
 
 def cospgd(logits: Tensor, target: Tensor, labels: Labels, progress: float) -> Tensor:
     """Cosine of predicted and true distribution, held fixed, times CE (Agnihotri et al. 2024, arXiv 2302.02213)."""
-    voxels = _Voxels.of(logits, target, labels)
-    return voxels.mean(voxels.cosine.detach() * voxels.entropy)
+    return _mean(lambda voxels: voxels.cosine.detach() * voxels.entropy, logits, target, labels)
 
 
 def cross_entropy(logits: Tensor, y: Tensor, progress: float) -> Tensor:
@@ -166,7 +181,7 @@ class _Voxels:
     @classmethod
     def of(cls, logits: Tensor, target: Tensor, labels: Labels) -> _Voxels:
         """Read logits (B, K, *spatial) and a target; see `Labels.read`."""
-        truth, _, valid = labels.read(target, logits.shape[1])
+        truth, valid = labels.read(target, logits.shape[1])
         logits = logits.flatten(2).float()
         if labels.regions:
             sign = 2 * truth - 1
@@ -188,13 +203,36 @@ class _Voxels:
         """Cross-entropy (B, R, V)."""
         return -self.log_p
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Mean (B,) over valid voxels of values (B, R, V)."""
-        return (values * self.valid).sum((1, 2)) / self.valid.sum((1, 2)).clamp_min(1)
+    def balance(self, counts: Tensor) -> Tensor:
+        """Weights (B, R, V) under which the classes present weigh the same, of each region; they sum to 1.
 
-    def balance(self) -> Tensor:
-        """Weights (B, R, V) under which the classes present weigh the same, of each region; they sum to 1."""
-        counts = self.valid.new_zeros((*self.truth.shape[:2], int(self.truth.max()) + 1))
-        counts = counts.scatter_add(2, self.truth, self.valid)
+        Args:
+            counts: see `_class_counts`.
+        """
         present = (counts > 0).sum((1, 2)).clamp_min(1)
         return self.valid / counts.gather(2, self.truth).clamp_min(1) / present[:, None, None]
+
+
+def _mean(values: Callable[[_Voxels], Tensor], logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Mean (B,) over valid voxels of values (B, R, V) at each of them."""
+
+    def sums(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        voxels = _Voxels.of(logits, target, labels)
+        return (values(voxels) * voxels.valid).sum((1, 2)), voxels.valid.sum((1, 2))
+
+    total, count = summed(sums, logits, target)
+    return total / count.clamp_min(1)
+
+
+def _class_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """Number of valid voxels (B, R, classes) of each class, of regions: outside and inside."""
+    channels = logits.shape[1]
+
+    def sums(logits: Tensor, target: Tensor) -> tuple[Tensor]:
+        truth, valid = labels.read(target, channels)
+        truth = truth.long() if labels.regions else truth[:, None]
+        ones = torch.ones_like(truth, dtype=torch.float32)
+        counts = ones.new_zeros((*truth.shape[:2], 2 if labels.regions else channels))
+        return (counts.scatter_add(2, truth, ones if valid is None else ones * valid),)
+
+    return summed(sums, logits.detach(), target)[0]

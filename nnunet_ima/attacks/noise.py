@@ -55,6 +55,5 @@ def white_noise(problem: Problem, kind: str, *, draws: int, generator: torch.Gen
     check_steps(draws)
     worst = Worst(problem, stop_at_zero=False)
     for _ in range(draws):
-        _, quality = worst.look(draw_white_noise(kind, problem, generator))
-        worst.log_quality(quality)
+        worst.log_quality(worst.look(draw_white_noise(kind, problem, generator))[1])
     return worst.result()

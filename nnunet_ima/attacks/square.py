@@ -63,6 +63,7 @@ def square(problem: Problem, score: Score, *, queries: int, generator: torch.Gen
         here = problem.take(active)
         logits, _ = worst.look(tried)
         found = score(logits, here.y).to(best)
+        del logits  # not to be held while the next ones are computed
         lower = active[found < best[active]]
         noise[lower], best[active] = tried[lower], best[active].minimum(found)
         worst.log_quality()

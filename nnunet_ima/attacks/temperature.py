@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from nnunet_ima.attacks.problem import Model, confined
+from nnunet_ima.tasks.slabs import summed
 
 ORDINARY = 8.0  # spread of the logits of a network that nnU-Net has trained
 
@@ -23,11 +24,16 @@ def spread(logits: Tensor, regions: bool = False) -> Tensor:
         logits: (B, K, *spatial) or (B, K).
         regions: each channel is a binary problem of its own.
     """
-    logits = logits.float()
-    if regions:
-        return logits.abs().flatten(1).mean(1)
-    first, second = logits.topk(2, dim=1).values.unbind(1)
-    return (first - second).reshape(len(logits), -1).mean(1)
+
+    def leads(logits: Tensor, _: Tensor) -> tuple[Tensor]:
+        logits = logits.float()
+        if regions:
+            return (logits.abs().flatten(1).sum(1),)
+        first, second = logits.topk(2, dim=1).values.unbind(1)
+        return ((first - second).reshape(len(logits), -1).sum(1),)
+
+    (total,) = summed(leads, logits, logits)
+    return total / (logits[0].numel() if regions else logits[0, 0].numel())
 
 
 def temperature(logits: Tensor, regions: bool = False) -> float:

@@ -80,6 +80,7 @@ class Worst:
             still = torch.isin(before, self.active).nonzero()[:, 0]
             everyone = len(still) == len(before)
             values = loss(logits, here.y, progress) if everyone else loss(logits[still], here.y[still], progress)
+            del logits  # the largest of all; the way back lets go of it as soon as the loss's derivative is there
             gradient = input_gradient(values, x)[still]
         self._log(values.detach().float(), gradient.float() / x[0].numel())
         return values.detach().float(), self.problem.take(self.active).masked(gradient.nan_to_num(0, 0, 0))

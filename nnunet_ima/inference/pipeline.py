@@ -85,7 +85,8 @@ class Pipeline:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Fused logits (B, K, *spatial), in float32, of preprocessed images (B, C, *spatial)."""
-        return torch.stack([self._fused(image) for image in x])
+        fused = [self._fused(image) for image in x]
+        return fused[0][None] if len(fused) == 1 else torch.stack(fused)  # a stack of one would be a second copy
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -203,7 +204,7 @@ class _Fuse(torch.autograd.Function):
             except RuntimeError as error:
                 pipeline.smaller(error)
             else:
-                return fused / pipeline.weights(padded)[1]
+                return fused.div_(pipeline.weights(padded)[1])
 
     @staticmethod
     @once_differentiable
@@ -244,12 +245,14 @@ def _pull_back(padded: Tensor, pipeline: Pipeline, derivative: Tensor, kept: _Ke
     """Derivative with respect to the volume, from that with respect to the fused logits."""
     gaussian, total = pipeline.weights(padded)
     # A mean over voxels has derivatives that half precision would round to nothing; powers of two change nothing else.
-    largest = derivative.abs().max().clamp_min(torch.finfo(derivative.dtype).tiny)
-    scale = torch.exp2(-largest.log2().round())
-    derivative, found = derivative * scale / total, torch.zeros_like(padded)
+    low, high = derivative.aminmax()  # of an absolute value there would be a volume
+    largest = torch.maximum(-low, high).clamp_min(torch.finfo(derivative.dtype).tiny)
+    scale, found = torch.exp2(-largest.log2().round()), torch.zeros_like(padded)
 
     def carry(samples: list[Sample], windows: Tensor, logits: Tensor) -> None:
-        (gradient,) = torch.autograd.grad(logits, windows, _cut(derivative, samples, gaussian))
+        # scaled and divided window by window: of all classes there would be another volume
+        cut = [derivative[window] * scale / total[window[1:]] * gaussian for window, _ in samples]
+        (gradient,) = torch.autograd.grad(logits, windows, _mirrored(cut, samples))
         pipeline.passes.backward += len(samples)
         _add(found, gradient, samples)
 
@@ -277,10 +280,14 @@ def _not_zero(volume: Tensor, samples: list[Sample]) -> list[Sample]:
     return [sample for sample, wanted in zip(samples, holds, strict=True) if wanted]
 
 
-def _cut(volume: Tensor, samples: list[Sample], weight: Tensor | None = None) -> Tensor:
-    """Windows (N, C, *patch) of a volume (C, *spatial), weighed, then mirrored."""
-    cut = (volume[window] if weight is None else volume[window] * weight for window, _ in samples)
-    return torch.stack([window.flip(axes) if axes else window for window, (_, axes) in zip(cut, samples, strict=True)])
+def _cut(volume: Tensor, samples: list[Sample]) -> Tensor:
+    """Windows (N, C, *patch) of a volume (C, *spatial), mirrored."""
+    return _mirrored([volume[window] for window, _ in samples], samples)
+
+
+def _mirrored(windows: list[Tensor], samples: list[Sample]) -> Tensor:
+    """The windows of samples (C, *patch), each mirrored as its sample says, as one batch (N, C, *patch)."""
+    return torch.stack([it.flip(axes) if axes else it for it, (_, axes) in zip(windows, samples, strict=True)])
 
 
 def _add(volume: Tensor, windows: Tensor, samples: list[Sample], weight: Tensor | None = None) -> None:

@@ -17,6 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from nnunet_ima.evidence.records import Bin, Confidence
+from nnunet_ima.tasks.slabs import ELEMENTS
 from nnunet_ima.tasks.voxelwise import Labels
 
 BINS = 15  # of confidence from 0 to 1, as wide as each other
@@ -32,21 +33,21 @@ def confidence(logits: Tensor, target: Tensor, labels: Labels) -> Confidence:
         labels: how to read the target.
     """
     channels = logits.shape[0]
-    logits, target = logits.detach().float().cpu().flatten(1), target.cpu()
+    logits, target = logits.detach().cpu().flatten(1), target.cpu()
     shape = target.shape[1:]
-    truth, _, valid = labels.read(target[None], channels)  # ignored voxels read as background, or as they are
+    truth, valid = labels.read(target[None], channels)  # ignored voxels read as background, or as they are
     true = (truth[0] > 0).any(0) if labels.regions else truth[0] > 0
     chosen = logits > 0 if labels.regions else logits.max(0).indices
     found = chosen.any(0) if labels.regions else chosen > 0
     counts = torch.ones_like(found) if valid is None else valid[0, 0] > 0
     asked = _with_rim(found, shape)
     judged = _with_rim(found | (true & counts), shape) & counts
-    sure, doubt = _sure(logits[:, asked], labels.regions)
+    sure, doubt = _sure(logits, asked, labels.regions)
     right = chosen == truth[0]
     return Confidence(
         mean=float(sure.mean()) if sure.numel() else None,
         entropy=float(doubt.mean()) if doubt.numel() else None,
-        bins=_bins(_sure(logits[:, judged], labels.regions)[0], right[..., judged]),
+        bins=_bins(_sure(logits, judged, labels.regions)[0], right[..., judged]),
     )
 
 
@@ -77,8 +78,14 @@ def _with_rim(mask: Tensor, shape: Sequence[int]) -> Tensor:
     return torch.from_numpy(grown).flatten()
 
 
-def _sure(logits: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
-    """Largest probability, and entropy in nats, of logits (K, N): (N,), of regions (K, N)."""
+def _sure(logits: Tensor, mask: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
+    """Largest probability and entropy in nats of logits (K, V) where a mask (V,) is: (N,), of regions (K, N)."""
+    parts = mask.nonzero()[:, 0].split(max(1, ELEMENTS // len(logits)))  # of many classes there is no room for all
+    sure, doubt = zip(*(_sure_at(logits[:, part].float(), regions) for part in parts), strict=True)
+    return torch.cat(sure, -1), torch.cat(doubt, -1)
+
+
+def _sure_at(logits: Tensor, regions: bool) -> tuple[Tensor, Tensor]:
     if regions:
         log_p = torch.nn.functional.logsigmoid(torch.stack((logits, -logits)))
     else:

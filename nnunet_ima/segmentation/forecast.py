@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping, Sequence
-from math import ceil
+from math import ceil, prod
 from time import perf_counter
 
 import numpy as np
@@ -16,12 +16,16 @@ from torch import Tensor
 from nnunet_ima.attacks.presets import PRESETS
 from nnunet_ima.evidence.probes import SCALES
 from nnunet_ima.inference.cases import Case, check_case
+from nnunet_ima.inference.model import TrainedModel
 from nnunet_ima.inference.pipeline import Pipeline
-from nnunet_ima.inference.volume import read_volume
+from nnunet_ima.inference.volume import Volume, read_volume
 from nnunet_ima.segmentation import frequency, margin, probes
 from nnunet_ima.segmentation.settings import Settings
 from nnunet_ima.segmentation.worst_search import PASSES_PER_STEP
 
+# What an attack holds at once (scripts/large_volumes.py): in float32 the logits of all classes and their derivative; of
+# the size of the image, clean and noisy ones, noise and gradients; and the label and the windows' weights.
+LOGITS, IMAGES, BYTES_PER_VOXEL = 2, 13, 12
 LOOKS = 2  # of every attack, beside its gradient steps: at the clean image first, at its last noise in the end
 
 
@@ -44,7 +48,8 @@ def forecast(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings:
     for name, pipeline in pipelines.items():
         if faults := check_case(case, pipeline.model):
             raise ValueError("; ".join(faults))
-        image = read_volume(case, pipeline.model).image.to(pipeline.model.device)
+        volume = read_volume(case, pipeline.model)
+        image = volume.image.to(pipeline.model.device)
         windows = pipeline.windows(image.shape[1:])
         looks, steps = _looks_and_steps(settings, len(cases), min(check_cases, len(cases)))
         forward, both, memory = _measured(pipeline, image)
@@ -55,10 +60,23 @@ def forecast(pipelines: Mapping[str, Pipeline], cases: Sequence[Case], settings:
         lines.append(
             f"  {name}: {windows} windows in each pass over a case, mirrored copies and folds included; at most "
             f"{_count(windows * (looks + steps * (1 + again)))} forward and {_count(windows * steps)} backward passes "
-            f"of windows; {_duration(seconds)}; peak memory {memory / 2**20:.0f} MiB"
+            f"of windows; {_duration(seconds)}; peak memory {memory / 2**20:.0f} MiB for windows; {case.name} needs "
+            f"about {max(volumes_bytes(volume, pipeline.model) / 1e9, 0.1):.1f} GB for volumes"
         )
     lines.append(f"At most {_duration(total)} on {pipeline.model.device} with {torch.get_num_threads()} CPU threads.")
     return "\n".join(lines)
+
+
+def volumes_bytes(volume: Volume, model: TrainedModel) -> int:
+    """Bytes that a case needs at most for what grows with it: of an attack, or of nnU-Net's export for a score."""
+    channels, *shape = volume.image.shape
+    raw = [int(size) for size in volume.properties["shape_after_cropping_and_before_resampling"]]
+    classes, voxels = int(model.label_manager.num_segmentation_heads), prod(shape)
+    logits = 4 * classes * voxels
+    attack = LOGITS * logits + (4 * IMAGES * channels + BYTES_PER_VOXEL) * voxels
+    # nnU-Net's logits in half and in single precision; it resamples those in double precision to the raw grid
+    export = logits * 3 // 2 if raw == shape else 3 * logits + 4 * classes * prod(raw)
+    return max(attack, export)
 
 
 def _middle(cases: Sequence[Case]) -> Case:
@@ -114,7 +132,7 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks, steps = cases * looks, cases * steps
     if settings.eps:
         first = max(attacks[entry.name].steps for entry in PRESETS[settings.attacks[0]])
-        looks, steps = looks + probed * (probes.QUERIES + 7), steps + probed * (3 + len(SCALES)) * first
+        looks, steps = looks + probed * (probes.QUERIES + 8), steps + probed * (3 + len(SCALES)) * first
     return looks, steps
 
 

@@ -45,7 +45,7 @@ class Predictions:
         return segment(logits, volume, self.model), confidence(logits, volume.target, self.model.labels)
 
     def logits(self, image: Tensor, volume: Volume) -> Tensor:
-        """Fused logits (K, *spatial) of such an image.
+        """Fused logits (K, *spatial) of such an image, in float32, as nnU-Net's half precision holds them.
 
         Raises:
             ValueError: nnU-Net cannot predict it, as where logits exceed half precision.
@@ -55,7 +55,7 @@ class Predictions:
         except RuntimeError as error:
             msg = f"nnU-Net's prediction of {self._place[1]} with {self.model.folder} fails: {last_line(error)}"
             raise ValueError(msg) from error
-        return logits
+        return logits.float()
 
     def file(self, what: str, ending: str | None = None) -> Path:
         """Where an image of this model and case is stored."""

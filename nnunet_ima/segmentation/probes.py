@@ -81,4 +81,4 @@ def black_box(norm: str) -> tuple[Component, str]:
 
 def _repeat(case: CaseAudit) -> Repeated:
     """Compare the pass that every attack begins with to another one."""
-    return Repeated(difference=float((case.target.logits - case.target.look()).abs().max()))
+    return Repeated(difference=float(case.target.look().sub_(case.target.look()).abs_().max()))

@@ -145,7 +145,7 @@ class _ModelAudit:
                     raise ValueError("; ".join(faults))
                 audit = self._open(case)
                 self._add(measure(audit, self._watch(case), self.bar.update))
-                # the first ones are probed: their volume and their logits stay at hand, unless they are many
+                # the first ones are probed: their volume stays at hand, unless they are many
                 self.measured[case.name] = (case, audit if len(self.measured) < min(probes, AT_HAND) else None)
             except (ValueError, MemoryError) as error:
                 self._fail(case, error)

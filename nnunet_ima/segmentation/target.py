@@ -45,17 +45,12 @@ class Target:
         return other
 
     @cached_property
-    def logits(self) -> Tensor:
-        """Logits (1, K, *spatial) without noise; costs one pass."""
-        return self.look()
-
-    @cached_property
     def temperature(self) -> float:
-        """What the logits are divided by for all attacks on this case."""
-        return temperature(self.logits, self.pipeline.model.labels.regions)
+        """What the logits are divided by for all attacks on this case; costs one pass."""
+        return temperature(self.look(), self.pipeline.model.labels.regions)
 
     def look(self) -> Tensor:
-        """Logits (1, K, *spatial) without noise, of a pass of their own."""
+        """Logits (1, K, *spatial) without noise, of a pass of their own: they may be too large to keep."""
         with torch.no_grad():
             return self.pipeline(self.x)
 

@@ -125,7 +125,7 @@ class _Work:
             image, _ = scan.seen(scan.chain.identity.to(case.target.x))
             if image.shape != case.target.x.shape[1:]:
                 return 1.0
-            logits = case.pipeline(image[None]), case.target.logits
+            logits = case.pipeline(image[None]), case.target.look()
         if case.pipeline.model.labels.regions:
             first, second = (it > 0 for it in logits)
         else:

@@ -14,7 +14,18 @@ def dice(predicted: Tensor, truth: Tensor, smooth: float) -> Tensor:
         truth: 0 and 1.
         smooth: added above and below, so that nothing is divided by 0.
     """
-    return (2 * (predicted * truth).sum(2) + smooth) / (predicted.sum(2) + truth.sum(2) + smooth)
+    return dice_of_sums(overlap_sums(predicted, truth), smooth)
+
+
+def overlap_sums(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Sums (3, B, K) over the voxels of such tensors that Dice is made of: of their product, and of each."""
+    return torch.stack(((predicted * truth).sum(2), predicted.sum(2), truth.sum(2)))
+
+
+def dice_of_sums(sums: Tensor, smooth: float) -> Tensor:
+    """Dice (B, K) of `overlap_sums`; see `dice`."""
+    both, predicted, truth = sums.unbind()
+    return (2 * both + smooth) / (predicted + truth + smooth)
 
 
 def dice_of_counts(true_positive: float, false_positive: float, false_negative: float) -> float | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nnunet_ima.tasks.dice import dice
+from nnunet_ima.tasks.dice import dice_of_sums, overlap_sums
+from nnunet_ima.tasks.slabs import summed
 
 
 @dataclass(frozen=True)
@@ -25,26 +27,28 @@ class Labels:
     regions: bool = False
     ignore: int | None = None
 
-    def read(self, target: Tensor, channels: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Split a target into truth, foreground indicators and mask, with space flattened to V voxels.
+    def read(self, target: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+        """Split a target into truth and mask, with space flattened to V voxels.
 
         Args:
             target: label map (B, 1, *spatial), or regions (B, R, *spatial), with ignored voxels (B, R + 1, *spatial).
             channels: number of channels K of the network's output.
 
         Returns:
-            Truth, valid classes (B, V) or regions (B, R, V); foreground indicators (B, K - 1 or R, V) as floats, 0
-            where ignored; mask of valid voxels (B, 1, V) as floats, None where all are.
+            Truth, valid classes (B, V) or regions (B, R, V) as floats; mask of valid voxels (B, 1, V) as floats, None
+            where all are.
         """
         target, valid = target.flatten(2), self.valid(target)
         if self.regions:
-            truth = target[:, :channels].float()
-            foreground = truth
-        else:
-            truth = (target if valid is None else target.where(valid > 0, 0))[:, 0].long()
+            return target[:, :channels].float(), valid
+        return (target if valid is None else target.where(valid > 0, 0))[:, 0].long(), valid
+
+    def foreground(self, truth: Tensor, valid: Tensor | None, channels: int) -> Tensor:
+        """Foreground indicators (B, K - 1 or R, V) as floats, 0 where ignored, of what `read` returns."""
+        if not self.regions:
             classes = torch.arange(1, channels, device=truth.device)
-            foreground = (truth[:, None] == classes[None, :, None]).float()
-        return truth, foreground if valid is None else foreground * valid, valid
+            truth = (truth[:, None] == classes[None, :, None]).float()
+        return truth if valid is None else truth * valid
 
     def valid(self, target: Tensor) -> Tensor | None:
         """Mask (B, 1, V) of the voxels that count, as floats; None where all do."""
@@ -65,7 +69,14 @@ def segmentation_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     Returns:
         Losses (B,), in float32 at least.
     """
-    truth, foreground, valid = labels.read(target, logits.shape[1])
+    entropy, valid, overlap = summed(partial(_loss_sums, labels=labels), logits, target)
+    return entropy / valid.clamp_min(1) + 1 - dice_of_sums(overlap, smooth=1e-5).mean(1)
+
+
+def _loss_sums(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross-entropy (B,), number of valid voxels (B,), and what soft Dice is made of (3, B, K - 1 or R)."""
+    truth, valid = labels.read(target, logits.shape[1])
+    foreground = labels.foreground(truth, valid, logits.shape[1])
     logits = logits.flatten(2).float()
     if labels.regions:
         entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(1)
@@ -75,11 +86,10 @@ def segmentation_loss(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
         entropy = F.nll_loss(log_probabilities, truth, reduction="none")
         probabilities = log_probabilities[:, 1:].exp()
     if valid is None:
-        cross_entropy = entropy.mean(1)
+        count = entropy.new_full(entropy.shape[:1], entropy.shape[1])
     else:
-        cross_entropy = (entropy * valid[:, 0]).sum(1) / valid.sum((1, 2)).clamp_min(1)
-        probabilities = probabilities * valid
-    return cross_entropy + 1 - dice(probabilities, foreground, smooth=1e-5).mean(1)
+        entropy, count, probabilities = entropy * valid[:, 0], valid.sum((1, 2)), probabilities * valid
+    return entropy.sum(1), count, overlap_sums(probabilities, foreground)
 
 
 def hard_dice(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, Tensor]:
@@ -89,8 +99,8 @@ def hard_dice(logits: Tensor, target: Tensor, labels: Labels) -> tuple[Tensor, T
         Dice (B, K - 1 or R), 1 where a class is neither predicted nor there; and booleans of the same shape that say
         which classes the target holds.
     """
-    _, foreground, valid = labels.read(target, logits.shape[1])
-    return dice(_predicted(logits, labels, valid), foreground, smooth=1e-8), foreground.any(2)
+    sums = _hard_sums(logits, target, labels)
+    return dice_of_sums(sums, smooth=1e-8), sums[2] > 0
 
 
 def mean_dice_present(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
@@ -101,10 +111,19 @@ def mean_dice_present(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
 
 def overlap_counts(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
     """True positive, false positive and false negative voxels, shape (3, B, K - 1 or R), to pool Dice from."""
-    _, foreground, valid = labels.read(target, logits.shape[1])
-    predicted = _predicted(logits, labels, valid)
-    true_positive = (predicted * foreground).sum(2)
-    return torch.stack((true_positive, predicted.sum(2) - true_positive, foreground.sum(2) - true_positive))
+    true_positive, predicted, true = _hard_sums(logits, target, labels)
+    return torch.stack((true_positive, predicted - true_positive, true - true_positive))
+
+
+def _hard_sums(logits: Tensor, target: Tensor, labels: Labels) -> Tensor:
+    """What the Dice of the predicted segmentation is made of, see `overlap_sums`."""
+
+    def sums(logits: Tensor, target: Tensor) -> tuple[Tensor]:
+        truth, valid = labels.read(target, logits.shape[1])
+        foreground = labels.foreground(truth, valid, logits.shape[1])
+        return (overlap_sums(_predicted(logits, labels, valid), foreground),)
+
+    return summed(sums, logits.detach(), target)[0]
 
 
 def mean_over_voxels(values: Tensor, target: Tensor, labels: Labels) -> Tensor:

@@ -28,7 +28,9 @@ class Net(nn.Module):
         return self.layers(x)
 
 
-def make_model(configuration: str = "3d_fullres", folds: int = 1, channels: int = 1, seed: int = 0) -> TrainedModel:
+def make_model(
+    configuration: str = "3d_fullres", folds: int = 1, channels: int = 1, seed: int = 0, classes: int = 3
+) -> TrainedModel:
     """A model with small random networks, and just the plans that prediction asks for."""
     torch.manual_seed(seed)
     patch = PATCH[configuration]
@@ -39,7 +41,7 @@ def make_model(configuration: str = "3d_fullres", folds: int = 1, channels: int 
             "transpose_forward": [0, 1, 2],
         }
     )
-    networks = tuple(Net(len(patch), channels, 3).eval().requires_grad_(False) for _ in range(folds))
+    networks = tuple(Net(len(patch), channels, classes).eval().requires_grad_(False) for _ in range(folds))
     return TrainedModel(
         folder=Path(),
         trainer="nnUNetTrainer",
@@ -50,7 +52,7 @@ def make_model(configuration: str = "3d_fullres", folds: int = 1, channels: int 
         plans=plans,
         configuration=plans.get_configuration(configuration),
         dataset_json={
-            "labels": {"background": 0, "one": 1, "two": 2},
+            "labels": {"background": 0, **{f"class {number}": number for number in range(1, classes)}},
             "channel_names": {str(number): "MRI" for number in range(channels)},
         },
         mirror_axes=tuple(range(len(patch))),

@@ -325,7 +325,8 @@ def test_target_of_regions(tmp_path: Path, ignore: bool) -> None:
     target = read_volume(case, model).target
     expected = [np.isin(label.T, values) for values in ([1, 2], [2], *([[3]] if ignore else []))]
     assert np.array_equal(target, np.stack(expected))
-    truth, foreground, valid = model.labels.read(target[None], 2)
+    truth, valid = model.labels.read(target[None], 2)
+    foreground = model.labels.foreground(truth, valid, 2)
     assert truth.shape == foreground.shape == (1, 2, label.size)
     assert (valid is not None) == ignore
 
