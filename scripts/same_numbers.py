@@ -108,7 +108,7 @@ def read(file: Path) -> Iterator[tuple[str, str, float]]:
                 yield from walk({key: as_number(text) for key, text in row.items()}, "value", owner(file))
     elif file.suffix == ".log":
         yield from log_lines(file)
-    elif file.suffix in (".npy", ".b2nd", ".npz", ".gz"):
+    elif file.suffix in (".npy", ".b2nd", ".npz") or file.name.endswith(".nii.gz"):
         yield from array(file)
     elif file.suffix in (".pth", ".pt"):
         yield from weights(file)
