@@ -39,6 +39,7 @@ class Component:
         loss: name or role of what is climbed, see `losses.find_loss`; None: nothing is.
         gradients: whether steps are gradient steps.
         passes: forward passes of a step that is no gradient step.
+        races: it gives up where it will hardly get below what the preset's attacks before it have reached.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Component:
     loss: str | None = "trained"
     gradients: bool = True
     passes: int = 1
+    races: bool = False
 
     def with_steps(self, steps: int | None) -> Component:
         """Return the attack with another number of gradient steps; without any, or with FGSM's one, as it is."""
@@ -128,6 +130,11 @@ APGD_DICE = Component("apgd-dice", _large_to_small, 100, "dice")
 APGD_CE = Component("apgd-balanced-ce", _large_to_small, 100, "balanced_masked_ce")
 STANDARD = (PGD, APGD_CE, Component("apgd-js", _large_to_small, 100, "js"), APGD_DICE, SEGPGD)
 
+
+def _racing(component: Component) -> Component:
+    return replace(component, name=f"{component.name}-racing", races=True)
+
+
 PRESETS: dict[str, tuple[Component, ...]] = {
     "noise-uniform": (Component("noise-uniform", partial(_noise, kind="uniform"), 10, None, False),),
     "noise-gaussian": (Component("noise-gaussian", partial(_noise, kind="gaussian"), 10, None, False),),
@@ -145,6 +152,7 @@ PRESETS: dict[str, tuple[Component, ...]] = {
     "quick": (Component("apgd-50", _apgd, 50),),
     "fast": (APGD_DICE, APGD_CE),
     "standard": STANDARD,
+    "race": (APGD_DICE, *(_racing(component) for component in STANDARD if component is not APGD_DICE)),
     "full": (
         *STANDARD,
         Component("apgd-masked-ce", _large_to_small, 100, "masked_ce"),

@@ -46,6 +46,8 @@ class Problem:
         quality: logits and targets to numbers (B,), at least 0, that say how good the predictions are (hard foreground
             Dice, say), each from its own sample alone. At 0 a prediction cannot get worse.
         free: 1 where noise may go and 0 elsewhere, broadcastable to `x`; None: everywhere.
+        beat: quality (B,) that another attack has reached: one that will hardly get below it gives up, see
+            `worst.Worst`; None: it does all its steps.
 
     Raises:
         ValueError: ε is negative or not finite, or shapes do not fit.
@@ -58,6 +60,7 @@ class Problem:
     norm: Norm
     quality: Quality
     free: Tensor | None = None
+    beat: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch = len(self.x)
@@ -84,7 +87,8 @@ class Problem:
         free = self.free
         if free is not None and free.ndim == self.x.ndim and len(free) == len(self.x):
             free = free[samples]
-        return replace(self, x=self.x[samples], y=self.y[samples], eps=self.eps[samples], free=free)
+        beat = None if self.beat is None else self.beat[samples]
+        return replace(self, x=self.x[samples], y=self.y[samples], eps=self.eps[samples], free=free, beat=beat)
 
     def confined(self, free: Tensor) -> Problem:
         """The same problem with noise in some of the places where it may go; `free` as the attribute."""

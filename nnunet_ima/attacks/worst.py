@@ -10,12 +10,18 @@ from torch import Tensor
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem, Trace
 from nnunet_ima.perturbation.ascent import input_gradient
 
+# When an attack gives up, see `Worst`; results/d4_2d_cpu_race.md says how they were chosen.
+TRIED = 0.1  # share of the steps inside the ball that are done first
+ROWS = 3  # steps inside the ball, at least
+AGAIN, SLACK = 2.0, 0.02
+
 
 class Worst:
     """The lowest quality of each sample over everything looked at, the clean sample first.
 
     Ties keep what came first. A sample of quality 0 leaves, since it cannot get worse, which changes no result: an
-    attack goes on with the samples `active`.
+    attack goes on with the samples `active`. With `Problem.beat` a sample leaves, too, that is further above it than
+    `AGAIN` times what the latter half of the steps inside the ball has won, and `SLACK`: attacks win less and less.
 
     Attributes:
         problem: what is attacked.
@@ -31,6 +37,7 @@ class Worst:
         self.x = problem.x.clone()
         self.quality = torch.full((batch,), torch.inf, device=device)
         self._stop_at_zero = stop_at_zero
+        self._inside: tuple[int, float] | None = None  # number and progress of the first step inside the ball
         self._forward, self._backward, self._not_finite, self._zero = torch.zeros(
             (4, batch), dtype=torch.long, device=device
         )
@@ -73,6 +80,7 @@ class Worst:
             before = self.active
             if competes:
                 self._visit(x.detach(), logits.detach(), here.y)
+                self._give_up(progress)
             else:
                 self._forward[before] += 1
             if self.done:
@@ -107,6 +115,18 @@ class Worst:
         if self._stop_at_zero:
             self.active = self.active[self.quality[self.active] > 0]
         return quality
+
+    def _give_up(self, progress: float) -> None:
+        """Let samples leave that will hardly get below what is to be beaten."""
+        if self.problem.beat is None:
+            return
+        done = len(self._qualities)
+        self._inside = begin, since = self._inside or (done, progress)
+        if done - begin < ROWS or progress - since < TRIED * (1 - since):
+            return
+        quality, middle = self.quality[self.active], self._qualities[begin + (done - begin) // 2][self.active]
+        missing = quality - self.problem.beat[self.active]
+        self.active = self.active[missing <= AGAIN * (middle - quality) + SLACK]
 
     def _log(self, loss: Tensor, gradient: Tensor) -> None:
         """Add a gradient step of the active samples to the trace."""

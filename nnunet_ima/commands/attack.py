@@ -87,7 +87,8 @@ class Attack:
     """Norm that bounds the noise: L2 or Linf."""
 
     attack: tuple[str, ...] = ("pgd",)
-    """Attacks: pgd (the paper's), quick, fast (two attacks), standard (five), full (nine), or one of fgsm, ifgsm, apgd,
+    """Attacks: pgd (the paper's), quick, fast (two attacks), standard (five), race (the same five, of which those
+    that will hardly find the lowest Dice give up: half the steps), full (nine), or one of fgsm, ifgsm, apgd,
     segpgd, cospgd, few-slices, few-slices-25, one-slice, square, spsa, noise-uniform, noise-gaussian."""
 
     steps: int | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import takewhile
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -185,24 +186,45 @@ class CaseAudit:
         return WhiteNoise(dice=sum(scores.values()) / len(scores), kinds=scores)
 
     def attack(
-        self, component: Component, eps: float, title: str, watch: Watch | None = None, target: Target | None = None
+        self,
+        component: Component,
+        eps: float,
+        title: str,
+        watch: Watch | None = None,
+        target: Target | None = None,
+        beat: float | None = None,
     ) -> Attacked:
-        """Run an attack at a level; its title seeds it, so that its random draws depend on nothing else."""
+        """Run an attack at a level; its title seeds it, so that its random draws depend on nothing else.
+
+        Args:
+            component: the attack.
+            eps: the level.
+            title: of the measurement.
+            watch: is told how it goes on.
+            target: what is attacked, if not the case as it is.
+            beat: Dice that another attack has reached, see `Problem`.
+        """
         problem = (target or self.target).problem(self.radius(eps), watch, title)
+        if beat is not None:
+            problem = replace(problem, beat=torch.full_like(problem.eps, beat))
         return component.run(problem, self.pipeline.model.labels, self.generator(title))
 
-    def component(self, component: Component, eps: float, watch: Watch | None = None) -> ComponentResult:
+    def component(
+        self, component: Component, eps: float, watch: Watch | None = None, beat: float | None = None
+    ) -> ComponentResult:
         """Result of one attack; its noise stays in the store until the case is finished."""
         unit = self.unit(f"components/{component.name}", eps)
         if unit.name not in self.components:
             self.components[unit.name] = self.engine.result(
-                unit, ComponentResult, lambda unit: self._attacked(unit, component, eps, watch)
+                unit, ComponentResult, lambda unit: self._attacked(unit, component, eps, watch, beat)
             )
         return self.components[unit.name]
 
-    def _attacked(self, unit: Unit, component: Component, eps: float, watch: Watch | None = None) -> ComponentResult:
+    def _attacked(
+        self, unit: Unit, component: Component, eps: float, watch: Watch | None = None, beat: float | None = None
+    ) -> ComponentResult:
         begin = perf_counter()
-        attacked = self.attack(component.with_steps(self.settings.steps), eps, unit.name, watch)
+        attacked = self.attack(component.with_steps(self.settings.steps), eps, unit.name, watch, beat=beat)
         seconds = round(perf_counter() - begin, 2)
         image = attacked.x[0].cpu()
         predicted, sure = self.predictions.predict_surely(image, self.volume)
@@ -222,7 +244,7 @@ class CaseAudit:
         if (attack, eps) not in self._presets:
             results: dict[str, ComponentResult] = {}
             for component in PRESETS[attack]:
-                results[component.name] = self.component(component, eps, watch)
+                results[component.name] = self.component(component, eps, watch, _to_beat(component, results))
                 if results[component.name].dice == 0:
                     break  # it cannot get worse
             self.random(eps)
@@ -276,7 +298,10 @@ class CaseAudit:
         if unit.name not in self._found:
             kept = self.engine.store.get_noise(self.name, self.case.name, unit.name)
             if kept is None:
-                self._attacked(unit, find_component(attack, component), eps)
+                before = takewhile(lambda it: it.name != component, PRESETS[attack])
+                results = {it.name: self.components[self.unit(f"components/{it.name}", eps).name] for it in before}
+                found = find_component(attack, component)
+                self._attacked(unit, found, eps, beat=_to_beat(found, results))
             else:
                 predicted = self.predictions.predict(self.volume.image + kept, self.volume)
                 self._found[unit.name] = _Found(kept, predicted)
@@ -326,6 +351,13 @@ class CaseAudit:
         rms = l2 / math.sqrt(noise.numel())
         size = float(NORMS[self.units.norm].size(noise.double()[None])[0])
         return NoiseSize(norm=self.units.norm, size=size, l2=l2, linf=linf, rms=rms, raw_rms=self.units.raw(rms))
+
+
+def _to_beat(component: Component, results: Mapping[str, ComponentResult]) -> float | None:
+    """The lowest Dice at any step of attacks before a racing one, as they saw it themselves."""
+    if not (component.races and results):
+        return None
+    return min(min(result.trace.quality, default=result.dice) for result in results.values())
 
 
 def _fields(record: Any, kind: Any) -> dict[str, Any]:

@@ -93,3 +93,37 @@ def test_the_worst_of_several_attacks_is_monotone(order: list[int]) -> None:
 def test_equal_attacks_keep_the_first() -> None:
     x, _, number = worst_of([attacked([1.0], [0.5]), attacked([2.0], [0.5])])
     assert (x.item(), number.item()) == (1.0, 0)
+
+
+def test_an_attack_gives_up_what_it_will_hardly_beat() -> None:
+    """Quality falls by .01 a step: by .05 over the latter half of ten, so that .12 less is hoped for then."""
+    problem = replace(identity(lambda z: 1 - z, samples=3), beat=torch.tensor([0.0, 0.77, 0.79]))
+    worst, left = Worst(problem), []
+    for step in range(12):
+        worst.climb(torch.full((3, 1), 0.01 * step), climb_value, step / 100)
+        left.append(worst.active.tolist())
+    assert left[:10] == [[0, 1, 2]] * 10  # a tenth of the steps is done first
+    assert left[10] == [2]
+    assert worst.result().backward.tolist() == [10, 10, 12]
+    assert worst.result().quality.tolist() == pytest.approx([0.9, 0.9, 0.89])
+
+
+def test_steps_outside_the_ball_do_not_count_for_giving_up() -> None:
+    worst = Worst(replace(identity(lambda z: 1 - z, samples=1), beat=torch.zeros(1)))
+    for step in range(60):
+        worst.climb(torch.zeros(1, 1), climb_value, step / 100, competes=False)
+    for step in range(60, 64):
+        worst.climb(torch.full((1, 1), 0.001 * step), climb_value, step / 100)
+        assert not worst.done
+    worst.climb(torch.full((1, 1), 0.064), climb_value, 0.65)
+    assert worst.done
+
+
+def test_nothing_is_given_up_where_there_is_nothing_to_beat() -> None:
+    worst = Worst(identity(torch.ones_like))
+    for step in range(40):
+        worst.climb(torch.zeros(2, 1), climb_value, step / 40)
+    assert worst.active.tolist() == [0, 1]
+    few = Problem.take(replace(identity(torch.ones_like, 3), beat=torch.arange(3.0)), torch.tensor([0, 2]))
+    assert few.beat is not None
+    assert few.beat.tolist() == [0, 2]
