@@ -156,7 +156,7 @@ def test_only_numbers_of_gradient_steps_are_changed() -> None:
 
 def test_only_a_loss_that_changes_says_so() -> None:
     assert {name for name, loss in {**LOSSES, **CLASS_LOSSES}.items() if not loss.keeps_form} == {"segpgd"}
-    assert {name for name, component in ALL.items() if not component.keeps_form(Labels())} == {"segpgd", "segpgd-racing"}
+    assert {name for name in ALONE if not ALL[name].keeps_form(Labels())} == {"segpgd"}
 
 
 @pytest.mark.parametrize("name", ["fgsm", "ifgsm", "pgd", "apgd", "apgd-50", "square", "spsa"])
