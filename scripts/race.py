@@ -72,24 +72,20 @@ def main() -> None:
 
 def _case(store: Store, model: str, case: str, level: str) -> tuple[int, int, float] | None:
     """Steps of `standard` and of the race, and the Dice lost; None where not all five attacks ran to their end."""
-    found = {
-        component.name.removesuffix("-racing"): store.get(
-            ComponentResult, model, case, "components", f"{component.name.removesuffix('-racing')}@{level}"
-        )
-        for component in PRESETS["race"]
-    }
-    if not all(found.values()):
+    names = [component.name.removesuffix("-racing") for component in PRESETS["race"]]
+    stored = [store.get(ComponentResult, model, case, "components", f"{name}@{level}") for name in names]
+    found = [result for result in stored if result is not None]
+    if len(found) < len(names):
         return None
-    steps = max(result.trace.steps for result in found.values() if result)
+    steps = max(result.trace.steps for result in found)
     lowest, raced = None, 0
-    for name, result in found.items():
-        assert result is not None
+    for name, result in zip(names, found, strict=True):
         begin = int(OUTSIDE * steps) if name.startswith("apgd") else 0
         dice, spent = race(list(result.trace.quality), steps, begin, lowest)
         lowest, raced = dice if lowest is None else min(lowest, dice), raced + spent
     assert lowest is not None
-    true = min(min(result.trace.quality) for result in found.values() if result)
-    return sum(result.trace.steps for result in found.values() if result), raced, max(0.0, lowest - true)
+    true = min(min(result.trace.quality) for result in found)
+    return sum(result.trace.steps for result in found), raced, max(0.0, lowest - true)
 
 
 if __name__ == "__main__":

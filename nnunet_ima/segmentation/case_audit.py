@@ -209,21 +209,25 @@ class CaseAudit:
             problem = replace(problem, beat=torch.full_like(problem.eps, beat))
         return component.run(problem, self.pipeline.model.labels, self.generator(title))
 
-    def component(
-        self, component: Component, eps: float, watch: Watch | None = None, beat: float | None = None
-    ) -> ComponentResult:
+    def component(self, component: Component, eps: float, watch: Watch | None = None) -> ComponentResult:
         """Result of one attack; its noise stays in the store until the case is finished."""
         unit = self.unit(f"components/{component.name}", eps)
         if unit.name not in self.components:
             self.components[unit.name] = self.engine.result(
-                unit, ComponentResult, lambda unit: self._attacked(unit, component, eps, watch, beat)
+                unit, ComponentResult, lambda unit: self._attacked(unit, component, eps, watch)
             )
         return self.components[unit.name]
 
-    def _attacked(
-        self, unit: Unit, component: Component, eps: float, watch: Watch | None = None, beat: float | None = None
-    ) -> ComponentResult:
-        begin = perf_counter()
+    def _to_beat(self, component: Component, eps: float) -> float | None:
+        """The lowest Dice that the attacks before a racing one have seen at any step; None: it does not race."""
+        if not component.races:
+            return None
+        preset = next(components for components in PRESETS.values() if component in components)
+        before = [self.component(it, eps) for it in takewhile(lambda it: it != component, preset)]
+        return min(min(result.trace.quality, default=result.dice) for result in before)
+
+    def _attacked(self, unit: Unit, component: Component, eps: float, watch: Watch | None = None) -> ComponentResult:
+        beat, begin = self._to_beat(component, eps), perf_counter()
         attacked = self.attack(component.with_steps(self.settings.steps), eps, unit.name, watch, beat=beat)
         seconds = round(perf_counter() - begin, 2)
         image = attacked.x[0].cpu()
@@ -244,7 +248,7 @@ class CaseAudit:
         if (attack, eps) not in self._presets:
             results: dict[str, ComponentResult] = {}
             for component in PRESETS[attack]:
-                results[component.name] = self.component(component, eps, watch, _to_beat(component, results))
+                results[component.name] = self.component(component, eps, watch)
                 if results[component.name].dice == 0:
                     break  # it cannot get worse
             self.random(eps)
@@ -298,10 +302,7 @@ class CaseAudit:
         if unit.name not in self._found:
             kept = self.engine.store.get_noise(self.name, self.case.name, unit.name)
             if kept is None:
-                before = takewhile(lambda it: it.name != component, PRESETS[attack])
-                results = {it.name: self.components[self.unit(f"components/{it.name}", eps).name] for it in before}
-                found = find_component(attack, component)
-                self._attacked(unit, found, eps, beat=_to_beat(found, results))
+                self._attacked(unit, find_component(attack, component), eps)
             else:
                 predicted = self.predictions.predict(self.volume.image + kept, self.volume)
                 self._found[unit.name] = _Found(kept, predicted)
@@ -351,13 +352,6 @@ class CaseAudit:
         rms = l2 / math.sqrt(noise.numel())
         size = float(NORMS[self.units.norm].size(noise.double()[None])[0])
         return NoiseSize(norm=self.units.norm, size=size, l2=l2, linf=linf, rms=rms, raw_rms=self.units.raw(rms))
-
-
-def _to_beat(component: Component, results: Mapping[str, ComponentResult]) -> float | None:
-    """The lowest Dice at any step of attacks before a racing one, as they saw it themselves."""
-    if not (component.races and results):
-        return None
-    return min(min(result.trace.quality, default=result.dice) for result in results.values())
 
 
 def _fields(record: Any, kind: Any) -> dict[str, Any]:
