@@ -105,12 +105,12 @@ def bpgd(
         with torch.enable_grad():
             at = (x[active] + noise[active]).requires_grad_()
             logits = model(at)
-            walk.visit(active, task.score(logits.detach(), y[active]))
-            if len(walk.active) == 0:
+            still_right = walk.visit(active, task.score(logits.detach(), y[active]))
+            if len(still_right) == 0:
                 return walk.active, noise[:0]
             found = input_gradient(task.loss(logits, y[active]), at)
         walk.backward[active] += 1
-        return walk.active, found[~walk.crossed[active]]
+        return walk.active, found[still_right]
 
     ascend(climb, walk.delta, norm=norm, eps=eps, size=step, steps=range(first, search.steps), free=free)
     if len(active := walk.active):
@@ -134,15 +134,20 @@ class _Walk:
         self.backward = torch.zeros_like(self.forward)
         self.active = torch.arange(batch, device=delta.device)
 
-    def visit(self, active: Tensor, score: Tensor) -> None:
-        """Take in the scores of the active samples at their present points; those that are wrong stop here."""
+    def visit(self, active: Tensor, score: Tensor) -> Tensor:
+        """Take in the scores of the active samples (n,) at their present points; those that are wrong stop here.
+
+        Returns the rows (m,) of those that go on.
+        """
         self.forward[active] += 1
-        right = score >= 0  # not a number is wrong
-        self.crossed[active[~right]] = True
-        self.wrong_score[active[~right]] = score[~right].float()
+        is_right = score >= 0  # not a number is wrong
+        right, wrong = is_right.nonzero()[:, 0], (~is_right).nonzero()[:, 0]  # all for which a GPU must be waited for
+        self.crossed[active[wrong]] = True
+        self.wrong_score[active[wrong]] = score[wrong].float()
         self.active = active[right]
         self.right[self.active] = self.delta[self.active]
         self.right_score[self.active] = score[right].float()
+        return right
 
 
 def _pull_back(
