@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -35,7 +36,10 @@ class PaperProtocol:
     """Writes OUTPUT.json and OUTPUT.md; rows that OUTPUT.json already holds for the same question are not repeated."""
 
     fold: int = 0
-    """Fold whose validation cases are attacked."""
+    """Fold whose cases are attacked."""
+
+    cases: Literal["val", "train"] = "val"
+    """Its validation cases, or those that the models have learned from."""
 
     norm: str = "L2"
     """L2 or Linf."""
@@ -65,7 +69,14 @@ class PaperProtocol:
     def run(self) -> None:
         """Measure what is missing, one row at a time, and write after each."""
         question = Question(
-            self.reference_elements, self.fold, self.norm, self.steps, self.every, self.seed, self.losses
+            self.reference_elements,
+            self.fold,
+            self.norm,
+            self.steps,
+            self.every,
+            self.seed,
+            self.losses,
+            self.cases,
         )
         table = ProtocolTable(self.output.with_suffix(".json"), question, self.note)
         models = {}

@@ -102,7 +102,7 @@ def test_unknown_setting_stops_the_training_by_name(phantom: PhantomDataset) -> 
 
 def test_measurement_of_a_trained_model(phantom: PhantomDataset, trained: Path) -> None:
     model = protocol.load_model(trained)
-    inputs = protocol.network_inputs(model, protocol.validation_cases(model))
+    inputs = protocol.network_inputs(model, protocol.cases_of_fold(model))
     assert all((entry.target > 0).any() for entry in inputs)
     rows = protocol.measure(model, [0.0, 0.5], 1, steps=5)
     assert rows[1]["pooled_dice"] <= rows[0]["pooled_dice"]

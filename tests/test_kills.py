@@ -1,31 +1,25 @@
-"""scripts/kill_test.sh on generated data: what is killed leaves the same in the end. Some minutes; `-m slow`."""
+"""scripts/kill_test.py on generated data: what is killed leaves the same in the end."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "kill_test.sh"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "kill_test.py"
 KILLS = "10"
 
-Kill = Callable[..., "subprocess.CompletedProcess[str]"]
 
-
-@pytest.fixture
-def kill() -> Kill:
-    def start(*arguments: object, slowest: int = 25) -> subprocess.CompletedProcess[str]:
-        environment = dict(os.environ) | {"SLOWEST": str(slowest), "MPLBACKEND": "Agg", "PYTHON": sys.executable}
-        command = ["bash", str(SCRIPT), *map(str, arguments)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
-
-    return start
+def kill(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ) | {"MPLBACKEND": "Agg"}
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def same_end(done: subprocess.CompletedProcess[str]) -> None:
@@ -34,8 +28,22 @@ def same_end(done: subprocess.CompletedProcess[str]) -> None:
     assert "all with the same end" in done.stdout
 
 
+def audit(trained_model: Path, phantom: Any) -> list[object]:
+    images, labels = (phantom.raw / name for name in ("imagesTr", "labelsTr"))
+    command: list[object] = ["--model", trained_model, "--images", images, "--labels", labels, "--device", "cpu"]
+    return [*command, "--attack", "fgsm", "--eps", "0.3", "--no-margins", "--check-cases", "0", "--no-tta"]
+
+
+def test_an_audit(trained_model: Path, phantom: Any) -> None:
+    same_end(kill("audit", KILLS, "--workers", "0", *audit(trained_model, phantom)))
+
+
 @pytest.mark.slow
-def test_a_training(phantom, kill: Kill) -> None:
+def test_an_audit_with_two_workers(trained_model: Path, phantom: Any) -> None:
+    same_end(kill("audit", KILLS, "--slowest", "20", *audit(trained_model, phantom)))
+
+
+def test_a_training(phantom: Any) -> None:
     from nnunet_ima.commands import plan
 
     settings = ["epochs=5", "iterations_per_epoch=2", "tau=0.01", "snapshot_interval=1", "robust_steps=1"]
@@ -44,8 +52,7 @@ def test_a_training(phantom, kill: Kill) -> None:
     same_end(kill("training", KILLS, *arguments))
 
 
-@pytest.mark.slow
-def test_a_classifier(tmp_path: Path, kill: Kill) -> None:
+def test_a_classifier(tmp_path: Path) -> None:
     for number in range(24):
         rng, label = np.random.default_rng(number), number % 2
         stripes = 40 * label * ((np.arange(32)[:, None] + np.arange(32)) % 2)
@@ -56,8 +63,8 @@ def test_a_classifier(tmp_path: Path, kill: Kill) -> None:
     same_end(kill("classifier", KILLS, "--data", tmp_path / "images", "--method", "ima", "--set", *settings))
 
 
-def test_unknown_things_are_refused_with_the_usage(kill: Kill) -> None:
-    for arguments in (("audits", "3"), ("audit", "many"), ()):
+def test_unknown_things_are_refused_with_the_usage() -> None:
+    for arguments in (("audits", "3"), ("audit", "many"), ("audit", "0"), ()):
         done = kill(*arguments)
         assert done.returncode == 2
-        assert "bash scripts/kill_test.sh training 100" in done.stderr
+        assert "usage: kill_test.py" in done.stderr

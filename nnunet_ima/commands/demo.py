@@ -145,7 +145,7 @@ class Demo:
         panels: dict[str, list[tuple[str, Any, Any]]] = {}
         for model, trainer in MODELS.items():
             loaded = protocol.load_model(self._folder(results, trainer))
-            inputs = protocol.network_inputs(loaded, protocol.validation_cases(loaded))
+            inputs = protocol.network_inputs(loaded, protocol.cases_of_fold(loaded))
             shown = max(range(len(inputs)), key=lambda index: int((inputs[index][1] > 0).sum()))
             rows[model], panels[model] = [], []
             for eps in self.eps:

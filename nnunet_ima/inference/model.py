@@ -139,7 +139,7 @@ def open_model(
         folder=folder,
         trainer=str(first["trainer_name"]),
         configuration_name=name,
-        folds=tuple(file.parent.name.removeprefix("fold_") for file in files),
+        folds=tuple(_fold(file, folder) for file in files),
         checkpoints=tuple(files),
         networks=networks,
         plans=manager,
@@ -151,7 +151,7 @@ def open_model(
 
 
 def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[Path]:
-    present = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
+    present = sorted(_fold(file, folder) for file in folder.glob(f"fold_*/{checkpoint}"))
     wanted = list(dict.fromkeys(folds)) if folds else [fold for fold in present if fold != "all"] or present
     missing = [fold for fold in wanted if fold not in present]
     if missing or not wanted:
@@ -161,6 +161,11 @@ def _checkpoint_files(folder: Path, folds: Sequence[str] | None, checkpoint: str
         msg = f"{asked} does not exist; {folder} holds {there}"
         raise FileNotFoundError(msg)
     return [folder / f"fold_{fold}" / checkpoint for fold in wanted]
+
+
+def _fold(file: Path, folder: Path) -> str:
+    """The fold of a checkpoint, which may lie deeper, as snapshots do."""
+    return file.relative_to(folder).parts[0].removeprefix("fold_")
 
 
 def _load(file: Path, trust: bool) -> dict[str, Any]:

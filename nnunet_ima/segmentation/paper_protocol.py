@@ -97,14 +97,14 @@ def load_model(
     )
 
 
-def validation_cases(model: LoadedModel) -> list[str]:
-    """Names of the validation cases of the model's fold."""
+def cases_of_fold(model: LoadedModel, kind: str = "val") -> list[str]:
+    """Names of the cases of the model's fold that validate ("val") or that it has learned from ("train")."""
     file = model.data_folder.parent / "splits_final.json"
     splits = read_json(file)
     if model.fold >= len(splits):
         msg = f"{file} holds {len(splits)} folds, but the model is of fold {model.fold}"
         raise ValueError(msg)
-    return list(splits[model.fold]["val"])
+    return list(splits[model.fold][kind])
 
 
 def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list[NetworkInput]:
@@ -240,15 +240,16 @@ def measure(
     reference_elements: int,
     *,
     every: int = 1,
+    cases: str = "val",
     losses: Sequence[str] = (TRAINED,),
     **attack: Any,
 ) -> list[dict[str, Any]]:
-    """Attack and score a model at each ε; returns one row per ε with its seconds.
+    """Attack and score a model at each ε, on cases of one kind (see `cases_of_fold`); one row per ε with its seconds.
 
     With several losses, each is climbed by a PGD of its own, the worst of them counts for each input, and a row says in
     `pooled_dice_by_loss` what each has found alone.
     """
-    inputs = network_inputs(model, validation_cases(model), every)
+    inputs = network_inputs(model, cases_of_fold(model, cases), every)
     rows = []
     for value in eps:
         begin, alone, worst, lowest = perf_counter(), {}, list[Tensor](), torch.empty(0)

@@ -15,6 +15,8 @@ from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import read_json, write_atomically
 from nnunet_ima.segmentation.paper_protocol import TRAINED, load_model, measure
 
+KINDS = {"val": "validation", "train": "training"}
+
 
 @dataclass(frozen=True)
 class Question:
@@ -22,12 +24,13 @@ class Question:
 
     Attributes:
         reference_elements: elements at which ε is quoted.
-        fold: whose validation cases are attacked.
+        fold: whose cases are attacked.
         norm: of the noise.
         steps: of PGD.
         every: attack every n-th network input only.
         seed: of the random starts.
         losses: each is climbed by a PGD of its own, and the worst of them counts for each input.
+        cases: "val", or "train": those that the model has learned from.
     """
 
     reference_elements: int
@@ -37,10 +40,11 @@ class Question:
     every: int = 1
     seed: int = 0
     losses: tuple[str, ...] = (TRAINED,)
+    cases: str = "val"
 
     @classmethod
     def read(cls, stored: Mapping[str, Any]) -> Question:
-        """From JSON; files of earlier releases do not name the loss."""
+        """From JSON; files of earlier releases name neither loss nor cases."""
         return cls(**{**stored, "losses": tuple(stored.get("losses", (TRAINED,)))})
 
 
@@ -97,6 +101,7 @@ class ProtocolTable:
                     [value],
                     question.reference_elements,
                     every=question.every,
+                    cases=question.cases,
                     losses=question.losses,
                     norm=question.norm,
                     steps=question.steps,
@@ -129,7 +134,7 @@ class ProtocolTable:
         return (
             f"Pooled Dice / mean Dice per network input. {question.norm} noise, ε on {question.reference_elements} "
             f"elements; PGD with {question.steps} steps of 4ε/{question.steps}, random start, {self._climbed()}; "
-            f"{self.rows[0]['inputs']} network inputs of the validation cases of fold {question.fold}"
+            f"{self.rows[0]['inputs']} network inputs of the {KINDS[question.cases]} cases of fold {question.fold}"
             + (f" (every {question.every}th that holds foreground)" if some else "")
             + f"; a run of its own for each ε. Device: {self._stored['device']}."
         )

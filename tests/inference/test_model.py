@@ -138,6 +138,15 @@ def test_all_folds_by_default(folder: Path) -> None:
     assert open_model(folder, ["all"]).folds == ("all",)
 
 
+def test_a_snapshot_is_named_by_its_place_in_the_fold(folder: Path) -> None:
+    snapshots = folder / "fold_0" / "snapshots"
+    snapshots.mkdir()
+    shutil.copy(folder / "fold_0" / "checkpoint_final.pth", snapshots / "epoch_0005.pth")
+    model = open_model(folder, None, "snapshots/epoch_0005.pth")
+    assert model.folds == ("0",)
+    assert model.checkpoints == (snapshots / "epoch_0005.pth",)
+
+
 def test_missing_fold_names_what_there_is(folder: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match=r"fold_4/checkpoint_final\.pth does not exist.*fold_0/checkpoint_final"
