@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -30,6 +30,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunet_ima.commands._run import run_cli
+from nnunet_ima.commands.plan import parse_settings
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
 from nnunet_ima.methods import options
@@ -61,6 +62,9 @@ class Benchmark:
     margin_factor: float = 1.0
     """Multiplies the margins, to see the cost where more or fewer samples cross."""
 
+    also: tuple[str, ...] = ()
+    """Other settings of IMA's attack to measure beside, each such as steps=7,bisection_tolerance=0.05."""
+
     batches: int = 10
     """Number of paired repetitions."""
 
@@ -75,7 +79,7 @@ class Benchmark:
         with tempfile.TemporaryDirectory() as results:
             os.environ["nnUNet_results"] = results  # the trainer makes a folder and a log that nobody needs
             trainer = self._trainer()
-            measured = measure(trainer, self.batches)
+            measured = measure(trainer, self.batches, self.also)
         if self.checkpoint is not None:
             measured["attack_step"] = measure_attack(self.checkpoint, self.device)
         measured |= {
@@ -140,9 +144,9 @@ class Found:
         return {name: getattr(self, name) / count for name in names} | {"attacked": self.attacked}
 
 
-def measure(trainer: RobustTrainer, batches: int) -> dict[str, Any]:
+def measure(trainer: RobustTrainer, batches: int, also: Sequence[str] = ()) -> dict[str, Any]:
     """Run each kind of step on each batch, in turn; medians of seconds, paired ratios, passes and peak memory."""
-    kinds = _kinds(trainer)
+    kinds = _kinds(trainer, also)
     seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
     found = {kind: Found() for kind in kinds}
     peak: dict[str, float] = {}
@@ -161,7 +165,7 @@ def measure(trainer: RobustTrainer, batches: int) -> dict[str, Any]:
         peak[kind] = _peak_memory(trainer, step, batch)
     ratios = {
         f"{a} / {b}": median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
-        for a, b in (("default", "plain"), ("paper", "plain"), ("textbook", "plain"), ("paper", "textbook"))
+        for a, b in (*((kind, "plain") for kind in kinds if kind != "plain"), ("paper", "textbook"))
     }
     return {
         "seconds": {kind: median(values) for kind, values in seconds.items()},
@@ -172,16 +176,22 @@ def measure(trainer: RobustTrainer, batches: int) -> dict[str, Any]:
     }
 
 
-def _kinds(trainer: RobustTrainer) -> dict[str, Callable[[Any], Any]]:
-    """The steps to compare, by name; each returns what `Found.add` takes."""
+def _kinds(trainer: RobustTrainer, also: Sequence[str]) -> dict[str, Callable[[Any], Any]]:
+    """The steps to compare, by name; each returns what `Found.add` takes.
+
+    Args:
+        trainer: whose network learns.
+        also: settings of IMA, "name=value,name=value", that replace those of the default preset.
+    """
 
     def plain(batch: dict[str, Any]) -> None:
         nnUNetTrainer.train_step(trainer, batch)
 
-    def ours(preset: str) -> Callable[[Any], Any]:
-        """Our step with the attack of a preset."""
+    def ours(preset: str, changed: str = "") -> Callable[[Any], Any]:
+        """Our step with the attack of a preset, some of its settings changed."""
         chosen = {**options("ima"), **PRESETS[preset].get("ima", {})}
         changes = {key: chosen[key] for key in ("steps", "alpha", "start", "bisection_tolerance")}
+        changes |= parse_settings(changed.split(",")) if changed else {}
 
         def step(batch: dict[str, Any]) -> Any:
             method = replace(trainer.method, **changes)
@@ -204,6 +214,7 @@ def _kinds(trainer: RobustTrainer) -> dict[str, Callable[[Any], Any]]:
     return {
         "plain": plain,
         "default": ours("default"),
+        **{changed: ours("default", changed) for changed in also},
         "paper": ours("paper"),
         "textbook": lambda batch: textbook_step(trainer, batch),
     }

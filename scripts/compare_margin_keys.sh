@@ -28,7 +28,7 @@ for fold in ${FOLDS:-0}; do
         for key in case sample; do
             plans=nnUNetPlansMarginOf${key^}S$seed
             nnunet-ima-plan -d 4 --name "$plans" --overwrite --set margin_key=$key seed="$seed" start_from="$plain" \
-                beta="${BETA:-0.5}" epochs="${EPOCHS:-35}"
+                beta="${BETA:-0.5}" epochs="${EPOCHS:-35}" steps=7 bisection_tolerance=0.05
             train nnUNetTrainerIMA "$plans" "$fold"
             named+=("a margin for each $key, seed $seed=$models/nnUNetTrainerIMA__${plans}__$configuration")
         done

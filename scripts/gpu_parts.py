@@ -256,7 +256,7 @@ class Part:
         return measured
 
 
-SPEED = """One optimiser step on the same batch by each of: `plain` nnU-Net; IMA with the `default` preset (7 steps, the
+SPEED = """One optimiser step on the same batch by each of: `plain` nnU-Net; IMA with the `default` preset (4 steps, the
 first on the gradient of the clean pass, samples that cross leave) and with `paper` (20 steps); and a `textbook` IMA:
 20 steps and 10 bisections on the whole batch, whatever has crossed (Algorithms 1 and 3 as written, see
 `scripts/benchmark.py`). Fresh weights, τ so low that they are right on all samples, margin Δ: every sample is attacked,

@@ -29,7 +29,9 @@ train() { # trainer, plans
 if [[ ! -f $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json ]]; then
     nnunet-ima-prepare D4 --source "$archive"
 fi
-nnunet-ima-plan -d 4 --name nnUNetPlansWarm --overwrite --set start_from="$plain" beta="${BETA:-0.5}" epochs="${EPOCHS:-35}"
+# β and the attack as they were when results/ was measured; the defaults have moved since
+nnunet-ima-plan -d 4 --name nnUNetPlansWarm --overwrite --set start_from="$plain" beta="${BETA:-0.5}" epochs="${EPOCHS:-35}" \
+    steps=7 bisection_tolerance=0.05
 train nnUNetTrainerPlain nnUNetPlans
 train nnUNetTrainerIMA nnUNetPlansWarm
 python "$here/scripts/paper_protocol.py" --models "plain nnU-Net=$models/$plain" "IMA=$models/$ima" \

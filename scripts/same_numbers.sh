@@ -50,6 +50,7 @@ measure() { # before or after; its code lies in $output/$side/code
     step prepare "$bin/nnunet-ima-prepare" phantom --cases 5 --shape 24 24 12 --processes 1
     step plan "$bin/nnunet-ima-plan" -d 999 --name nnUNetPlansPlain --set "${short[@]}"
     step plan_ima "$bin/nnunet-ima-plan" -d 999 --name nnUNetPlansIMA --set "${short[@]}" beta=0.7 \
+        pgd_steps=7 bisection_tolerance=0.05 \
         start_from=nnUNetTrainerPlain__nnUNetPlansPlain__2d_cpu
     step plain "$bin/nnUNetv2_train" 999 2d_cpu 0 -tr nnUNetTrainerPlain -p nnUNetPlansPlain -device cpu
     step ima "$bin/nnUNetv2_train" 999 2d_cpu 0 -tr nnUNetTrainerIMA -p nnUNetPlansIMA -device cpu

@@ -134,9 +134,9 @@ def test_other_settings_than_those_of_the_checkpoint_are_named() -> None:
     same = settings.as_dict()
     refuse_other_settings(same, settings, "latest.pth")
     refuse_other_settings(same | {"snapshot_interval": 1, "robust_steps": 3}, settings, "latest.pth")
-    of_0_1 = {"eps_max": 0.05, "pgd_steps": 7, "tau": 0.6}  # flat, other names, fewer
+    of_0_1 = {"eps_max": 0.05, "pgd_steps": 4, "tau": 0.6}  # flat, other names, fewer
     refuse_other_settings(of_0_1, settings, "latest.pth")
-    with pytest.raises(ValueError, match="steps was 20, now 7"):
+    with pytest.raises(ValueError, match="steps was 20, now 4"):
         refuse_other_settings(of_0_1 | {"pgd_steps": 20}, settings, "latest.pth")
 
 
