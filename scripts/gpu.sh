@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Everything that should be measured when a GPU is at hand for some minutes, in the order of its value:
 #
-#   bash scripts/gpu.sh               all parts: checks speed 2d 3d_fullres longer covid
+#   bash scripts/gpu.sh               all parts: checks speed audit 2d 3d_fullres longer covid
 #   bash scripts/gpu.sh checks speed  some
 #
 #   checks      a step of IMA in half precision, compiled or not, and two processes, on phantoms
 #   speed       seconds and memory of a training step: plain nnU-Net, IMA, IMA with the paper's attack, textbook IMA
+#   audit       cases per hour (D4, 3d_fullres, `standard`), an attack's step beside the bare network, the largest volumes
 #   2d          D4 on the paper's schedule: plain nnU-Net, IMA from it, both attacked on slices and as volumes
 #   3d_fullres  the same in 3D
 #   longer      2d with 2.5 times as long an IMA training
@@ -30,7 +31,7 @@ toy=${TOY:-}
 data=$(realpath -m "${DATA:-$here/../shared/data}")
 out=$(realpath -m "${OUT:-$here/results/gpu}")
 work=$(realpath -m "${WORK:-$here/.gpu/work}")
-known="checks speed 2d 3d_fullres longer covid"
+known="checks speed audit 2d 3d_fullres longer covid"
 
 fail() {
     printf 'gpu: %s\n' "$*" >&2

@@ -31,9 +31,11 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 import torch
 import tyro
+from attack_step import attack_report, measure_attack
 from benchmark import Benchmark
 from benchmark import report as benchmark_report
 from gpu_checks import as_json, report, run_checks
+from large_volumes import large_attack, large_report
 from paper_protocol import PaperProtocol
 from train_here import as_nnunet_trains, train_here
 
@@ -51,7 +53,7 @@ SMALL = ["iterations_per_epoch=2", "robust_steps=1", "tau=0.01"]
 class Part:
     """Measure one part, or go on with it."""
 
-    name: Annotated[Literal["checks", "speed", "2d", "3d_fullres", "longer", "covid"], tyro.conf.Positional]
+    name: Annotated[Literal["checks", "speed", "audit", "2d", "3d_fullres", "longer", "covid"], tyro.conf.Positional]
     """Part to measure."""
 
     data: Path
@@ -79,6 +81,7 @@ class Part:
             text, values = {
                 "checks": self._checks,
                 "speed": self._speed,
+                "audit": self._audit_speed,
                 "2d": lambda: self._segmentation("2d"),
                 "3d_fullres": lambda: self._segmentation("3d_fullres"),
                 "longer": self._longer,
@@ -121,6 +124,24 @@ class Part:
                 found.append(measured)
                 texts += [f"### {configuration}{', compiled' if compiled else ''}", benchmark_report(measured)]
         return "\n\n".join(texts), found
+
+    def _audit_speed(self) -> tuple[str, Any]:
+        """An audit, an attack's step and large volumes, with a plain model that was trained for a minute."""
+        self._prepared_d4()
+        epochs = 1 if self.toy else 14
+        model = self._train("3d_fullres", "nnUNetTrainerPlain", "nnUNetPlansShort", "plain", [f"epochs={epochs}"])
+        limit, steps = (1, 1) if self.toy else (4, 50)
+        command = ["--model", str(model), "--fold", "0", "--attack", "standard", "--eps", "10", "--no-tta"]
+        command += ["--no-margins", "--check-cases", "0", "--steps", str(steps), "--limit", str(limit)]
+        begin = perf_counter()
+        attack.main([*command, "--device", self.device, "--output", str(self.work / "audit_speed")])
+        hourly = limit / (perf_counter() - begin) * 3600
+        step = measure_attack(model / "fold_0" / "checkpoint_final.pth", self.device)
+        shapes = [(2, (32, 32, 32), 16)] if self.toy else [(2, (600, 512, 512), 128), (117, (200, 512, 512), 128)]
+        volumes = [large_attack(self.device, *shape) for shape in shapes]
+        text = [f"**{hourly:.0f} cases per hour**: `standard`, {steps} steps, one level, starting included.", ""]
+        text += [*attack_report(step), "", *large_report(volumes)]
+        return "\n".join(text), {"cases_per_hour": hourly, "step": step, "volumes": volumes}
 
     def _segmentation(self, configuration: str) -> tuple[str, Any]:
         plain, ima = self._trained_pair(configuration)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,11 @@ from live_bytes import LiveBytes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.noise import draw_white_noise
+from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.presets import STANDARD
+from nnunet_ima.attacks.problem import Problem
 from nnunet_ima.inference.model import TrainedModel
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.inference.volume import Volume
@@ -29,6 +34,7 @@ from nnunet_ima.segmentation import confidence
 from nnunet_ima.segmentation.predictions import Predictions
 from nnunet_ima.segmentation.target import Target
 from nnunet_ima.tasks import slabs
+from nnunet_ima.tasks.voxelwise import mean_dice_present
 
 SHAPES = ((32, 24, 16), (64, 24, 16))  # voxels
 PATCH = (16, 16, 16)
@@ -39,12 +45,12 @@ STEPS = 4  # of an attack: one at each radius of a large-to-small one, and one t
 Work = Callable[[], object]
 
 
-def make_model(classes: int) -> TrainedModel:
+def make_model(classes: int, patch: tuple[int, ...] = PATCH, device: str = "cpu") -> TrainedModel:
     """A tiny network with an instance norm and random weights, and just the plans that prediction asks for."""
     torch.manual_seed(0)
     resampling = {"fn": "resample_data_or_seg_to_shape", "kwargs": {"is_seg": False, "order": 1, "order_z": 0}}
     configuration = {
-        "patch_size": list(PATCH),
+        "patch_size": list(patch),
         "architecture": {},
         "spacing": [1.0, 1.0, 1.0],
         "resampling_fn_probabilities": resampling["fn"],
@@ -67,7 +73,7 @@ def make_model(classes: int) -> TrainedModel:
         configuration_name="3d_fullres",
         folds=("0",),
         checkpoints=(),
-        networks=(network.eval().requires_grad_(False),),
+        networks=(network.eval().requires_grad_(False).to(device),),
         plans=plans,
         configuration=plans.get_configuration("3d_fullres"),
         dataset_json={
@@ -75,7 +81,7 @@ def make_model(classes: int) -> TrainedModel:
             "channel_names": {"0": "CT"},
         },
         mirror_axes=None,
-        device=torch.device("cpu"),
+        device=torch.device(device),
     )
 
 
@@ -149,6 +155,49 @@ def bytes_per_voxel(classes: int) -> dict[str, float]:
     short, long = (peaks(shape, classes) for shape in SHAPES)
     more = prod(SHAPES[1]) - prod(SHAPES[0])
     return {name: (long[name] - short[name]) / more for name in long}
+
+
+def large_attack(device: str, classes: int, shape: tuple[int, ...], patch: int) -> dict[str, Any]:
+    """Seconds and peak memory of an attack's step on one large volume, which is there before.
+
+    Returns:
+        classes, shape and windows; seconds of a gradient step; peak bytes of an attack, None on a CPU; the bound.
+    """
+    model = make_model(classes, (patch,) * 3, device)
+    pipeline, dice = Pipeline(model, windows_per_pass=1), partial(mean_dice_present, labels=model.labels)
+    x = torch.randn((1, 1, *shape), device=device)
+    y = torch.randint(classes, (1, 1, *shape), device=device, dtype=torch.int8)
+    # quality 1 + Dice: it does not leave early
+    problem = Problem(pipeline, x, y, torch.full((1,), 5.0, device=device), NORMS["L2"], lambda z, t: 1 + dice(z, t))
+    before, seconds = torch.cuda.memory_allocated() if x.is_cuda else 0, []
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    for steps in (1, 2):
+        begin = perf_counter()
+        pgd(problem, bound("dice_ce", model.labels), steps=steps, generator=torch.Generator().manual_seed(0))
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        seconds.append(perf_counter() - begin)
+    return {
+        "classes": classes,
+        "shape": shape,
+        "windows": pipeline.windows(shape),
+        "seconds": seconds[1] - seconds[0],
+        "peak_bytes": torch.cuda.max_memory_allocated() - before if x.is_cuda else None,
+        "bound_bytes": (8 * classes + 64) * prod(shape),
+    }
+
+
+def large_report(measured: list[dict[str, Any]]) -> list[str]:
+    """What `large_attack` found, as a Markdown table."""
+    lines = ["| voxels | classes | windows | s per step | peak, GB | bound, GB |", "|---|---|---|---|---|---|"]
+    for row in measured:
+        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f}"
+        lines.append(
+            f"| {'×'.join(map(str, row['shape']))} | {row['classes']} | {row['windows']} | {row['seconds']:.2f} | "
+            f"{peak} | {row['bound_bytes'] / 1e9:.1f} |"
+        )
+    return lines
 
 
 def table() -> list[str]:

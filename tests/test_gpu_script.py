@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "gpu.sh"
-PARTS = ("checks", "speed", "2d", "3d_fullres", "longer", "covid")
+PARTS = ("checks", "speed", "audit", "2d", "3d_fullres", "longer", "covid")
 SOME = ("2d",)  # with imports, the others take four more minutes
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -83,6 +83,8 @@ def test_all_parts_run_their_whole_way(some_parts: subprocess.CompletedProcess[s
         assert set(measured["seconds"]) == {"plain", "default", "paper", "textbook"}
         assert all(value > 0 for value in measured["ratios"].values())
         assert measured["attack"]["textbook"]["attacked"] > 0
+    assert found["audit"]["results"]["cases_per_hour"] > 0
+    assert found["audit"]["results"]["volumes"][0]["seconds"] > 0
     assert {row["model"] for row in found["3d_fullres"]["results"]["paper"]} == {"plain nnU-Net", "IMA"}
     assert len({row["model"] for row in found["longer"]["results"]["paper"]}) == 3
     assert {row["model"] for row in found["covid"]["results"]} == {"ce", "ima"}
