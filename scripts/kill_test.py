@@ -56,9 +56,14 @@ def audit(home: Path, arguments: list[str]) -> None:
 
 
 def training(home: Path, arguments: list[str]) -> None:
-    """Train, or go on; nnU-Net has read where results go when it was imported."""
-    from nnunetv2.run.run_training import run_training_entry
+    """Train, or go on, without nnU-Net's own validation, which nothing goes on from.
 
+    nnU-Net has read where results go when it was imported.
+    """
+    from nnunetv2.run.run_training import run_training_entry
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    nnUNetTrainer.perform_actual_validation = lambda *_, **__: None
     sys.argv[1:] = [*arguments, "--c"]
     run_training_entry()
 
