@@ -54,7 +54,7 @@ pytest_plugins = ["findings_fixtures", "trainer_fixtures"]
 
 # Files that take long, longest first: begun first, so that no process is left alone with one of them in the end.
 LONG = (
-    *("test_trainer", "test_end_to_end", "test_gpu_script", "test_classify", "test_compare"),
+    *("test_trainer", "test_end_to_end", "test_kills", "test_gpu_script", "test_classify", "test_compare"),
     *("test_run", "test_resume", "test_classify_digits", "test_registration", "test_prepare", "test_half_precision"),
     *("test_attack", "test_methods", "test_snapshots", "test_study", "test_presets", "test_classifier_audit"),
     *("test_commands_in_docs", "test_snippets", "test_pipeline", "test_fit", "test_averaged", "test_ddp"),
