@@ -120,6 +120,21 @@ def test_measurement_of_a_trained_model(phantom: PhantomDataset, trained: Path) 
     assert label.shape == inputs[0][0].shape[1:]
 
 
+def test_robust_overfitting_is_told_by_snapshot_and_kind_of_cases(trained: Path, tmp_path: Path) -> None:
+    script, out = Path(__file__).parent.parent / "scripts" / "robust_overfitting.py", tmp_path / "overfitting"
+    command = [sys.executable, script, trained, "--eps", "0.3", "--steps", "1", "--inputs", "4", "--output", out]
+    subprocess.run([*map(str, command), "--device", "cpu"], check=True, capture_output=True, env=dict(os.environ))
+    model = protocol.load_model(trained)
+    for kind in ("val", "train"):
+        rows = json.loads(out.with_name(f"overfitting_{kind}.json").read_text())["rows"]
+        assert {row["model"] for row in rows} == {"epoch 1", "epoch 2", "final, averaged"}
+        cases = {case for row in rows for case in row["case_dice"]}
+        assert cases
+        assert cases <= set(protocol.cases_of_fold(model, kind))
+    lines = [line for line in out.with_name("overfitting.md").read_text().splitlines() if line.startswith("| epoch")]
+    assert len(lines) == 2
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "sentence"),
     [

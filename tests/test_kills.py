@@ -71,7 +71,7 @@ def test_a_classifier(tmp_path: Path) -> None:
         file = tmp_path / "images" / ("COVID", "other")[label] / f"{number:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((100 + 25 * rng.random((32, 32)) + stripes).astype(np.uint8)).save(file)
-    settings = ["size=32", "epochs=12", "batch_size=8", "robust_images=2", "robust_steps=1"]
+    settings = ["size=32", "epochs=8", "batch_size=8", "robust_images=2", "robust_steps=1"]
     same_end(kill("classifier", KILLS, "--data", tmp_path / "images", "--method", "ima", "--set", *settings))
 
 
