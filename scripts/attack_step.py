@@ -97,8 +97,8 @@ def _situation(pipeline: Pipeline, x: Tensor, y: Tensor, free: Tensor | None = N
     steps, ratios = [], []
     for number in range(REPETITIONS + 1):
         # an attack's entry and exit, its looks without a gradient, cancel
-        step = (_seconds(partial(attack, STEPS + 1), x) - _seconds(partial(attack, 1), x)) / STEPS
-        plain = median(_seconds(bare, x) for _ in range(3))
+        step = (seconds_of(partial(attack, STEPS + 1), x) - seconds_of(partial(attack, 1), x)) / STEPS
+        plain = median(seconds_of(bare, x) for _ in range(3))
         if number:  # the first round warms up
             steps.append(step)
             ratios.append(step / plain)
@@ -107,11 +107,12 @@ def _situation(pipeline: Pipeline, x: Tensor, y: Tensor, free: Tensor | None = N
         "windows_per_pass": pipeline.windows_per_pass,
         "seconds": median(steps),
         "ratio": median(ratios),
-        "peak_bytes": _peak(partial(attack, 2), x),
+        "peak_bytes": peak_bytes(partial(attack, 2), x),
     }
 
 
-def _seconds(work: Callable[[], None], x: Tensor) -> float:
+def seconds_of(work: Callable[[], None], x: Tensor) -> float:
+    """Seconds of a piece of work, to its last operation on the device of a tensor."""
     begin = perf_counter()
     work()
     if x.is_cuda:
@@ -119,7 +120,7 @@ def _seconds(work: Callable[[], None], x: Tensor) -> float:
     return perf_counter() - begin
 
 
-def _peak(work: Callable[[], None], x: Tensor) -> float:
+def peak_bytes(work: Callable[[], None], x: Tensor) -> float:
     """Most bytes that tensors hold, weights apart."""
     if x.is_cuda:
         before = torch.cuda.memory_allocated()

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from math import prod
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from attack_step import peak_bytes, seconds_of
 from live_bytes import LiveBytes
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
@@ -161,7 +161,7 @@ def large_attack(device: str, classes: int, shape: tuple[int, ...], patch: int) 
     """Seconds and peak memory of an attack's step on one large volume, which is there before.
 
     Returns:
-        classes, shape and windows; seconds of a gradient step; peak bytes of an attack, None on a CPU; the bound.
+        classes, shape and windows; seconds of a gradient step; peak bytes of an attack; the bound.
     """
     model = make_model(classes, (patch,) * 3, device)
     pipeline, dice = Pipeline(model, windows_per_pass=1), partial(mean_dice_present, labels=model.labels)
@@ -169,21 +169,17 @@ def large_attack(device: str, classes: int, shape: tuple[int, ...], patch: int) 
     y = torch.randint(classes, (1, 1, *shape), device=device, dtype=torch.int8)
     # quality 1 + Dice: it does not leave early
     problem = Problem(pipeline, x, y, torch.full((1,), 5.0, device=device), NORMS["L2"], lambda z, t: 1 + dice(z, t))
-    before, seconds = torch.cuda.memory_allocated() if x.is_cuda else 0, []
-    if x.is_cuda:
-        torch.cuda.reset_peak_memory_stats()
-    for steps in (1, 2):
-        begin = perf_counter()
+
+    def attack(steps: int) -> None:
         pgd(problem, bound("dice_ce", model.labels), steps=steps, generator=torch.Generator().manual_seed(0))
-        if x.is_cuda:
-            torch.cuda.synchronize()
-        seconds.append(perf_counter() - begin)
+
+    one, two = (seconds_of(partial(attack, steps), x) for steps in (1, 2))
     return {
         "classes": classes,
         "shape": shape,
         "windows": pipeline.windows(shape),
-        "seconds": seconds[1] - seconds[0],
-        "peak_bytes": torch.cuda.max_memory_allocated() - before if x.is_cuda else None,
+        "seconds": two - one,
+        "peak_bytes": peak_bytes(partial(attack, 1), x),
         "bound_bytes": (8 * classes + 64) * prod(shape),
     }
 
@@ -192,10 +188,9 @@ def large_report(measured: list[dict[str, Any]]) -> list[str]:
     """What `large_attack` found, as a Markdown table."""
     lines = ["| voxels | classes | windows | s per step | peak, GB | bound, GB |", "|---|---|---|---|---|---|"]
     for row in measured:
-        peak = "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 1e9:.1f}"
         lines.append(
             f"| {'×'.join(map(str, row['shape']))} | {row['classes']} | {row['windows']} | {row['seconds']:.2f} | "
-            f"{peak} | {row['bound_bytes'] / 1e9:.1f} |"
+            f"{row['peak_bytes'] / 1e9:.1f} | {row['bound_bytes'] / 1e9:.1f} |"
         )
     return lines
 

@@ -31,19 +31,7 @@ def same_end(done: subprocess.CompletedProcess[str]) -> None:
 def audit(trained_model: Path, phantom: Any) -> list[object]:
     images, labels = (phantom.raw / name for name in ("imagesTr", "labelsTr"))
     command: list[object] = ["--model", trained_model, "--images", images, "--labels", labels, "--device", "cpu"]
-    return [
-        *command,
-        "--attack",
-        "fgsm",
-        "--eps",
-        "0.3",
-        "--limit",
-        "3",
-        "--no-margins",
-        "--check-cases",
-        "0",
-        "--no-tta",
-    ]
+    return [*command, *"--attack fgsm --eps 0.3 --limit 3 --no-margins --check-cases 0 --no-tta".split()]
 
 
 def test_an_audit(trained_model: Path, phantom: Any) -> None:

@@ -46,9 +46,10 @@ def find_boundary(
         slack = half[open_] * 2 ** (budget[open_] - number) - (high[open_] - low[open_]) / 2
         at = _next_position(low[open_], high[open_], low_score[open_], high_score[open_], slack)
         score = score_at(open_, at)
-        for side, is_there, scores in ((low, score >= 0, low_score), (high, ~(score >= 0), high_score)):
-            there = is_there.nonzero()[:, 0]
-            side[open_[there]], scores[open_[there]] = at[there], score[there]
+        is_right = score >= 0
+        for end, end_score, there in ((low, low_score, is_right), (high, high_score, ~is_right)):
+            rows = there.nonzero()[:, 0]
+            end[open_[rows]], end_score[open_[rows]] = at[rows], score[rows]
     return _interpolate(low, high, low_score, high_score)
 
 
