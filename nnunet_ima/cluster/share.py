@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any
@@ -69,51 +69,75 @@ def share(
         UnfitWorkerError: raised by a task; nothing more is begun.
         ValueError: the cluster is gone.
     """
-    left = sorted(tasks, key=lambda task: task.cost)
-    happened: SimpleQueue[tuple[str, Any]] = SimpleQueue()
-    running: dict[Any, tuple[Task, list[str]]] = {}
-    suspects: list[Task] = []
-    alone = False
+    yield from _Sharing(client, function, told, sorted(tasks, key=lambda task: task.cost)).run()
 
-    def begin(task: Task, avoided: list[str]) -> None:
-        others = [address for address in client.nthreads() if address not in avoided] if avoided else []
-        future = client.submit(
-            _named, function, *task.arguments, pure=False, workers=others or None, allow_other_workers=bool(others)
+
+@dataclass
+class _Sharing:
+    """Tasks that wait, that are on their way to workers, and that are blamed for a worker's death."""
+
+    client: Any
+    function: Callable[..., Any]
+    told: Callable[[Any], None]
+    left: list[Task]
+    running: dict[Any, tuple[Task, list[str]]] = field(default_factory=dict)
+    suspects: list[Task] = field(default_factory=list)
+    alone: bool = False  # suspects are being tried by themselves
+    happened: SimpleQueue[tuple[str, Any]] = field(default_factory=SimpleQueue)
+
+    def run(self) -> Iterator[Done]:
+        self.client.subscribe_topic(TOPIC, lambda event: self.happened.put(("told", event[1])))
+        try:
+            workers, looked = len(self.client.nthreads()), monotonic()
+            while self.left or self.running or self.suspects:
+                self.fill(workers)
+                ended = self.hear(_news(self.happened))
+                for future, value in zip(ended, _values(self.client, ended), strict=True):
+                    done = self.judge(future, value)
+                    if done is not None:
+                        yield done
+                if monotonic() - looked > LOOK:
+                    workers, looked = len(self.client.nthreads()), monotonic()
+            self.hear(_waiting(self.happened))
+        finally:
+            self.client.unsubscribe_topic(TOPIC)
+            self.client.cancel(list(self.running), force=True)
+
+    def fill(self, workers: int) -> None:
+        """Begin as many tasks as there are workers; a suspect only when nothing else runs."""
+        while self.left and len(self.running) < workers:
+            self.begin(self.left.pop(), [])
+        if self.suspects and not (self.left or self.running):
+            self.alone = True
+            self.begin(self.suspects.pop(), [])
+
+    def begin(self, task: Task, avoided: list[str]) -> None:
+        """Send a task to a worker, and rather not to those on which it has failed."""
+        others = [address for address in self.client.nthreads() if address not in avoided] if avoided else []
+        future = self.client.submit(
+            _named, self.function, *task.arguments, pure=False, workers=others or None, allow_other_workers=bool(others)
         )
-        running[future] = task, avoided
-        future.add_done_callback(lambda future: happened.put(("done", future)))
+        self.running[future] = task, avoided
+        future.add_done_callback(lambda future: self.happened.put(("done", future)))
 
-    client.subscribe_topic(TOPIC, lambda event: happened.put(("told", event[1])))
-    try:
-        workers, looked = len(client.nthreads()), monotonic()
-        while left or running or suspects:
-            while left and len(running) < workers:
-                begin(left.pop(), [])
-            if suspects and not (left or running):
-                alone = True
-                begin(suspects.pop(), [])
-            news = _news(happened)
-            for what in (what for kind, what in news if kind == "told"):
-                told(what)
-            ended = [what for kind, what in news if kind == "done" and what in running]
-            for future, value in zip(ended, _values(client, ended), strict=True):
-                task, avoided = running.pop(future)
-                done, at = _outcome(task, future, value)
-                if done.deadly and not alone:
-                    suspects.append(task)
-                elif done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
-                    yield done
-                else:
-                    begin(task, [*avoided, at])
-            if monotonic() - looked > LOOK:
-                workers, looked = len(client.nthreads()), monotonic()
-        while not happened.empty():
-            kind, what = happened.get()
+    def hear(self, news: Sequence[tuple[str, Any]]) -> list[Any]:
+        """Pass on what workers report; returns the futures that have ended."""
+        for kind, what in news:
             if kind == "told":
-                told(what)
-    finally:
-        client.unsubscribe_topic(TOPIC)
-        client.cancel(list(running), force=True)
+                self.told(what)
+        return [what for kind, what in news if kind == "done" and what in self.running]
+
+    def judge(self, future: Any, value: _Value | None) -> Done | None:
+        """What has become of a task; None where it is tried once more."""
+        task, avoided = self.running.pop(future)
+        done, at = _outcome(task, future, value)
+        if done.deadly and not self.alone:
+            self.suspects.append(task)
+            return None
+        if done.error is None or done.deadly or len(avoided) + 1 >= TRIES:
+            return done
+        self.begin(task, [*avoided, at])
+        return None
 
 
 def report(what: Any) -> None:
@@ -171,6 +195,13 @@ def _news(happened: SimpleQueue[tuple[str, Any]]) -> list[tuple[str, Any]]:
     news = []
     with suppress(Empty):
         news.append(happened.get(timeout=LOOK))
+    return [*news, *_waiting(happened)]
+
+
+def _waiting(happened: SimpleQueue[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Everything that has happened by now."""
+    news = []
+    with suppress(Empty):
         while True:
             news.append(happened.get_nowait())
     return news
