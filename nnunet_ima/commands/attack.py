@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -277,64 +278,58 @@ class Attack:
 
     def _check(self) -> None:
         """Refuse what can be refused at once."""
+        for fault in chain(self._apart(), self._misnamed(), self._out_of_range()):  # the first one
+            raise ValueError(fault)
+        check_output(self.output)
+        self._workers().check()
+
+    def _apart(self) -> Iterator[str]:
+        """Options without those that they belong to, or beside those that they exclude."""
+        if self.lock is not None and self.protocol is not None:
+            yield "--lock writes a protocol, --protocol follows one; name one of them"
+        if self.allow_deviations and self.protocol is None:
+            yield "--allow-deviations needs a --protocol to deviate from"
+        if (self.task is None) == (not self.model):
+            yield "name either a --task or --model folders"
+        if self.name and len(self.name) != max(1, len(self.model)):
+            yield f"--name belongs to a --model: give as many; got {len(self.name)} for {max(1, len(self.model))}"
+        if (self.images is None) != (self.labels is None):
+            yield "--images and --labels belong together: Dice needs the labels of the images"
+        if self.disturbances and self.shift is None:
+            yield "--disturbances belong to --shift: name the modality of the scans (mr, ct or any)"
+        if self.worst_changes and self.worst_shift is None:
+            yield "--worst-changes belong to --worst-shift: name the modality of the scans (mr, ct or any)"
+
+    def _misnamed(self) -> Iterator[str]:
         from nnunet_ima.attacks.presets import PRESETS
         from nnunet_ima.perturbation.norms import NORMS
 
-        if self.lock is not None and self.protocol is not None:
-            msg = "--lock writes a protocol, --protocol follows one; name one of them"
-            raise ValueError(msg)
-        if self.allow_deviations and self.protocol is None:
-            msg = "--allow-deviations needs a --protocol to deviate from"
-            raise ValueError(msg)
-        if (self.task is None) == (not self.model):
-            msg = "name either a --task or --model folders"
-            raise ValueError(msg)
-        if self.name and len(self.name) != max(1, len(self.model)):
-            msg = f"--name belongs to a --model: give as many; got {len(self.name)} for {max(1, len(self.model))}"
-            raise ValueError(msg)
         for number, name in enumerate(self.name):
             check_name(name, "--name")
             if name in self.name[:number]:
-                msg = f"--name {name} is given twice; a report needs names that differ"
-                raise ValueError(msg)
-        if (self.images is None) != (self.labels is None):
-            msg = "--images and --labels belong together: Dice needs the labels of the images"
-            raise ValueError(msg)
-        for value in self.eps or ():
-            if not (math.isfinite(value) and value >= 0):
-                msg = f"--eps must be numbers of at least 0, got {value:g}"
-                raise ValueError(msg)
-        if self.norm not in NORMS:
-            msg = f"--norm must be one of {', '.join(NORMS)}, got {self.norm!r}"
-            raise ValueError(msg)
-        for value in self.certify:
-            if not (math.isfinite(value) and value > 0):
-                msg = f"--certify must be numbers above 0, got {value:g}"
-                raise ValueError(msg)
-        for value in self.vafa:
-            if not (math.isfinite(value) and value >= 1):
-                msg = f"--vafa must be numbers of at least 1 grey level, got {value:g}"
-                raise ValueError(msg)
-        if self.disturbances and self.shift is None:
-            msg = "--disturbances belong to --shift: name the modality of the scans (mr, ct or any)"
-            raise ValueError(msg)
-        if not self.severities or not all(1 <= severity <= 5 for severity in self.severities):
-            msg = f"--severities must be numbers from 1 to 5, got {' '.join(map(str, self.severities)) or 'none'}"
-            raise ValueError(msg)
-        if self.worst_changes and self.worst_shift is None:
-            msg = "--worst-changes belong to --worst-shift: name the modality of the scans (mr, ct or any)"
-            raise ValueError(msg)
-        if not 1 <= self.worst_severity <= 5:
-            msg = f"--worst-severity must be a number from 1 to 5, got {self.worst_severity}"
-            raise ValueError(msg)
+                yield f"--name {name} is given twice; a report needs names that differ"
         for case in self.cases:
             check_name(case, "--cases")
-        check_output(self.output)
-        self._workers().check()
+        if self.norm not in NORMS:
+            yield f"--norm must be one of {', '.join(NORMS)}, got {self.norm!r}"
         unknown = [name for name in self.attack if name not in PRESETS]
         if unknown or not self.attack:
-            msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
-            raise ValueError(msg)
+            yield f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
+
+    def _out_of_range(self) -> Iterator[str]:
+        for value in self.eps or ():
+            if not (math.isfinite(value) and value >= 0):
+                yield f"--eps must be numbers of at least 0, got {value:g}"
+        for value in self.certify:
+            if not (math.isfinite(value) and value > 0):
+                yield f"--certify must be numbers above 0, got {value:g}"
+        for value in self.vafa:
+            if not (math.isfinite(value) and value >= 1):
+                yield f"--vafa must be numbers of at least 1 grey level, got {value:g}"
+        if not self.severities or not all(1 <= severity <= 5 for severity in self.severities):
+            yield f"--severities must be numbers from 1 to 5, got {' '.join(map(str, self.severities)) or 'none'}"
+        if not 1 <= self.worst_severity <= 5:
+            yield f"--worst-severity must be a number from 1 to 5, got {self.worst_severity}"
         for name, count, least in (
             ("--steps", self.steps, 1),
             ("--limit", self.limit, 1),
@@ -344,17 +339,13 @@ class Attack:
             ("--worst-steps", self.worst_steps, LEAST_STEPS),
         ):
             if count is not None and count < least:
-                msg = f"{name} must be at least {least}, got {count}"
-                raise ValueError(msg)
+                yield f"{name} must be at least {least}, got {count}"
         if not 0 < self.step_size <= 1:
-            msg = f"--step-size must be above 0 and at most 1, got {self.step_size:g}"
-            raise ValueError(msg)
+            yield f"--step-size must be above 0 and at most 1, got {self.step_size:g}"
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):
-            msg = f"--tolerance must be a distance of at least 0 mm, got {self.tolerance:g}"
-            raise ValueError(msg)
+            yield f"--tolerance must be a distance of at least 0 mm, got {self.tolerance:g}"
         if not 0 < self.dice_threshold <= 1:
-            msg = f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
-            raise ValueError(msg)
+            yield f"--dice-threshold must be above 0 and at most 1, got {self.dice_threshold:g}"
 
 
 def _nothing(errors: Iterable[str]) -> str:
