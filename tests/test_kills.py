@@ -46,7 +46,7 @@ def test_an_audit_with_two_workers(trained_model: Path, phantom: Any) -> None:
 def test_a_training(phantom: Any) -> None:
     from nnunet_ima.commands import plan
 
-    settings = ["epochs=5", "iterations_per_epoch=2", "tau=0.01", "snapshot_interval=1", "robust_steps=1"]
+    settings = ["epochs=4", "iterations_per_epoch=2", "tau=0.01", "snapshot_interval=1", "robust_steps=1"]
     plan.main(["-d", str(phantom.dataset_id), "--name", "nnUNetPlansKill", "--overwrite", "--set", *settings])
     arguments = (phantom.dataset_id, "2d_cpu", 0, "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansKill", "-device", "cpu")
     same_end(kill("training", KILLS, *arguments))
@@ -59,7 +59,7 @@ def test_a_classifier(tmp_path: Path) -> None:
         file = tmp_path / "images" / ("COVID", "other")[label] / f"{number:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((100 + 25 * rng.random((32, 32)) + stripes).astype(np.uint8)).save(file)
-    settings = ["size=32", "epochs=8", "batch_size=8", "robust_images=2", "robust_steps=1"]
+    settings = ["size=32", "epochs=5", "batch_size=8", "robust_images=2", "robust_steps=1"]
     same_end(kill("classifier", KILLS, "--data", tmp_path / "images", "--method", "ima", "--set", *settings))
 
 

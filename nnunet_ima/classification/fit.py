@@ -37,6 +37,7 @@ from nnunet_ima.classification.settings import Settings
 from nnunet_ima.classification.training_data import TrainingData, shuffled_batches
 from nnunet_ima.files import csv_text, write_atomically
 from nnunet_ima.methods import Method
+from nnunet_ima.pace import Pace
 from nnunet_ima.perturbation.half_precision import HALF, attacked_pass
 from nnunet_ima.perturbation.norms import NORMS
 from nnunet_ima.report.training_curves import plot_curves, plot_margins
@@ -123,6 +124,7 @@ class _Training:
     device: torch.device
     epoch: int = 0
     log: list[dict[str, Any]] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
 
     def __post_init__(self) -> None:
         settings, data = self.settings, self.data
@@ -265,14 +267,13 @@ class _Training:
         return {"validation": torch.cat(found).mean().item(), "validation_robust": attacked.quality.mean().item()}
 
     def _store(self) -> None:
-        """Write log, curves, the checkpoint to go on from and, every few epochs, a snapshot."""
+        """Write log, margins, the checkpoint to go on from and, every few epochs, a snapshot; draw now and then."""
         write_atomically(self.folder / LOG, csv_text(self.log))
-        plot_curves(self.log, self.settings.method, self.settings.robust_eps, self.folder / "progress.png")
         margins = self.method.margins()
         if margins is not None:
-            values = list(margins.values())
-            plot_margins(values, self.settings.options["eps"], suggested_eps(values), self.folder / "margins.png")
             write_atomically(self.folder / "margins.json", json.dumps(margins, indent=0) + "\n")
+        if self.pace.due(anyway=self.epoch in (1, self.settings.epochs)):
+            self._draw(None if margins is None else list(margins.values()))
         if self._has_snapshot(self.epoch):
             self._snapshot()
         save_atomically(
@@ -288,6 +289,12 @@ class _Training:
                 "epoch": self.epoch,
             },
         )
+
+    def _draw(self, margins: Sequence[float] | None) -> None:
+        """Draw the curves, and the histogram of the margins."""
+        plot_curves(self.log, self.settings.method, self.settings.robust_eps, self.folder / "progress.png")
+        if margins is not None:
+            plot_margins(margins, self.settings.options["eps"], suggested_eps(margins), self.folder / "margins.png")
 
     def _snapshot(self) -> None:
         """Keep the network as it is now: after M epochs no margin exceeds M·Δ, so snapshots trace the trade-off."""

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
 from typing import Any, ClassVar
 
 import torch
@@ -16,12 +15,10 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunet_ima.checkpoints import load_checkpoint
 from nnunet_ima.files import atomic_file
+from nnunet_ima.pace import Pace
 from nnunet_ima.training.batches import SeededBatches, seed_all, stream
 from nnunet_ima.training.settings import resolve_settings
 from nnunet_ima.training.warm_start import load_weights, resolve_start
-
-DRAWN_EVERY = 60.0
-"""Seconds between two drawings of the curves, which would take longer than a short epoch does."""
 
 
 class ScheduledTrainer(nnUNetTrainer):
@@ -54,7 +51,7 @@ class ScheduledTrainer(nnUNetTrainer):
         # nnU-Net validates on one patch batch for five training batches
         self.num_val_iterations_per_epoch = max(1, self.settings.iterations_per_epoch // 5)
         self.save_every = min(self.save_every, self.settings.snapshot_interval)
-        self._drawn = -DRAWN_EVERY
+        self._pace = Pace()
         draw = self.logger.plot_progress_png
         self.logger.plot_progress_png = lambda folder: draw(folder) if self.draws else None
 
@@ -80,10 +77,8 @@ class ScheduledTrainer(nnUNetTrainer):
         super().on_train_epoch_start()
 
     def on_epoch_end(self) -> None:
-        """Log the epoch and write checkpoints; draw the curves now and then, and those of the last epoch."""
-        now = monotonic()
-        self.draws = now - self._drawn >= DRAWN_EVERY or self.current_epoch == self.num_epochs - 1
-        self._drawn = now if self.draws else self._drawn
+        """Log the epoch and write checkpoints; draw the curves of the first and the last epoch, and now and then."""
+        self.draws = self._pace.due(anyway=self.current_epoch in (0, self.num_epochs - 1))
         super().on_epoch_end()
 
     def get_dataloaders(self) -> tuple[Iterator[dict[str, Any]], Iterator[dict[str, Any]]]:

@@ -83,6 +83,18 @@ def test_it_learns_and_writes_everything_down(trained: Path) -> None:
     assert set(json.loads((trained / "margins.json").read_text())) == set(training_data().ids)
 
 
+def test_curves_are_drawn_now_and_then_and_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in every one of many short epochs, nor at once where a training goes on."""
+    drawn: list[int] = []
+    monkeypatch.setattr(fit_module._Training, "_draw", lambda self, _: drawn.append(self.epoch))
+    go_on = stop_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        fit(training_data(), settings(), tmp_path / "ima")
+    go_on()
+    fit(training_data(), settings(), tmp_path / "ima")
+    assert drawn == [1, 6]
+
+
 def test_the_classifier_is_the_one_that_was_validated(trained: Path) -> None:
     classifier = load_classifier(trained / MODEL)
     data = training_data()
