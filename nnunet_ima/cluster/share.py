@@ -86,6 +86,7 @@ class _Sharing:
     happened: SimpleQueue[tuple[str, Any]] = field(default_factory=SimpleQueue)
 
     def run(self) -> Iterator[Done]:
+        """Share everything out; whoever stops early lets go of what is running."""
         self.client.subscribe_topic(TOPIC, lambda event: self.happened.put(("told", event[1])))
         try:
             workers, looked = len(self.client.nthreads()), monotonic()

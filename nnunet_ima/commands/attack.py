@@ -278,7 +278,8 @@ class Attack:
 
     def _check(self) -> None:
         """Refuse what can be refused at once."""
-        for fault in chain(self._apart(), self._misnamed(), self._out_of_range()):  # the first one
+        fault = next(chain(self._apart(), self._misnamed(), self._out_of_range()), None)
+        if fault is not None:
             raise ValueError(fault)
         check_output(self.output)
         self._workers().check()
@@ -301,6 +302,7 @@ class Attack:
             yield "--worst-changes belong to --worst-shift: name the modality of the scans (mr, ct or any)"
 
     def _misnamed(self) -> Iterator[str]:
+        """Names that nothing is called by, or that two models would share."""
         from nnunet_ima.attacks.presets import PRESETS
         from nnunet_ima.perturbation.norms import NORMS
 
@@ -317,6 +319,7 @@ class Attack:
             yield f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
 
     def _out_of_range(self) -> Iterator[str]:
+        """Numbers that an audit cannot use."""
         for value in self.eps or ():
             if not (math.isfinite(value) and value >= 0):
                 yield f"--eps must be numbers of at least 0, got {value:g}"
