@@ -5,7 +5,7 @@ From a notebook: `nnunet_ima.audit(model, images, labels, eps=...)` and `nnunet_
 `nnunet_ima._register`).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

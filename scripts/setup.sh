@@ -42,8 +42,10 @@ else
         "python3-venv) or name it: PYTHON=/path/to/python bash scripts/setup.sh"
 fi
 
-# The folder belongs to the stamp because a virtual environment does not survive being moved.
-stamp=$(cat pyproject.toml constraints.txt nnunet_ima_register.pth scripts/setup.sh - <<<"$PWD" | sha256sum)
+# The folder belongs to the stamp because a virtual environment does not survive being moved, __init__.py because the
+# version stands in it, which audits read from what is installed.
+parts=(pyproject.toml constraints.txt nnunet_ima_register.pth nnunet_ima/__init__.py scripts/setup.sh)
+stamp=$(cat "${parts[@]}" - <<<"$PWD" | sha256sum)
 if [[ -z ${TORCH:-} && -x .venv/bin/python && $(cat .venv/setup.stamp 2>/dev/null) == "$stamp" ]]; then
     exit 0
 fi

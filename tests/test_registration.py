@@ -299,8 +299,12 @@ def test_wheel_holds_the_plans_the_hook_and_the_types(wheel):
 
 
 def test_the_version_is_told_alike() -> None:
+    """Also by what is installed, from which audits read it."""
+    from importlib.metadata import version
+
     import nnunet_ima
 
+    assert version("nnunet-ima") == nnunet_ima.__version__
     assert f"\nversion: {nnunet_ima.__version__}\n" in (ROOT / "CITATION.cff").read_text()
 
 

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import tyro
 
+from nnunet_ima import __version__
+
 _ROOM = "make room there and start the same command again: what is written so far stays"
 _RIGHTS = "choose a place that you may read and write, or change its permissions"
 WAYS_OUT = {
@@ -39,7 +41,7 @@ class Command(Protocol):
 
 
 def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, description: str = "") -> None:
-    """Parse the command line, run the verb and exit with a status that scripts can rely on.
+    """Parse the command line, run the verb and exit with a status that scripts can rely on; `--version` alone tells it.
 
     The exit status is 0 after success, 2 after a wrong input (with one sentence on stderr), 130 after Ctrl-C and 143
     after a polite kill (SIGTERM), which cleans up as Ctrl-C does. Errors that are nobody's wrong input keep their
@@ -57,13 +59,17 @@ def run_cli(program: str, command_type: Any, argv: Sequence[str] | None = None, 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal that has no ε is no reason to fail
+    words = sys.argv[1:] if argv is None else argv
+    if list(words) == ["--version"]:
+        print(f"{program} {__version__}")
+        return
     try:
         with _sigterm_interrupts():
-            _refuse_bytes(sys.argv[1:] if argv is None else argv)
+            _refuse_bytes(words)
             command: Command = tyro.cli(
                 command_type,
                 prog=program,
-                args=argv,
+                args=words,
                 description=description or None,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )

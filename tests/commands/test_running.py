@@ -7,10 +7,12 @@ import os
 import signal
 import time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import nnunet_ima
 from nnunet_ima.commands._run import run_cli
 from nnunet_ima.evidence.lock import LOCK
 from nnunet_ima.evidence.store import Store
@@ -48,6 +50,15 @@ def test_a_polite_kill_cleans_up(
     left = {entry.name for entry in tmp_path.iterdir()}
     assert left - {LOCK} == {"manifest.json"}  # some releases of filelock keep its empty file
     assert [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+@pytest.mark.parametrize(
+    "module", ["attack", "check", "classify", "compare", "demo", "plan", "prepare", "report", "select", "study"]
+)
+def test_every_command_tells_its_version(module: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = import_module(f"nnunet_ima.commands.{module}")
+    command.main(["--version"])
+    assert capsys.readouterr().out == f"{command.PROGRAM} {nnunet_ima.__version__}\n"
 
 
 @dataclass
