@@ -8,13 +8,14 @@ FILE.toml names data set, configuration and trainings, the most important ones f
     configuration = "2d_cpu"
     reference_elements = 2240
     eps = [0.0, 5.0, 10.0]
+    audit = ["--attack", "fast", "--eps", "5", "--limit", "12"]    # of nnunet-ima-attack; left out: no audit
+    settings = { epochs = 35, start_from = "nnUNetTrainerPlain__nnUNetPlans__2d_cpu" }    # of all trainings
 
     [[training]]
     label = "adv5"            # letters and digits; names plans, model and rows
     method = "adv"
     fold = 1
-    settings = { eps = 5, epochs = 35, start_from = "nnUNetTrainerPlain__nnUNetPlans__2d_cpu" }
-    audit = ["--attack", "fast", "--eps", "5", "--limit", "12"]    # of nnunet-ima-attack; left out: no audit
+    settings = { eps = 5 }    # its own; `audit` as well, where another one or none (`[]`) is wanted
 
 Each is trained, its checkpoint is stripped of the optimiser's state, and it is measured by the paper's protocol, by the
 worst of two PGDs (Dice + cross-entropy, balanced masked cross-entropy), and by the audit. WORK is as in gpu.sh.
@@ -92,7 +93,7 @@ class SideBySide:
         for name in ("raw", "preprocessed", "results"):
             os.environ[f"nnUNet_{name}"] = str(self.work / name)
         self.output.mkdir(parents=True, exist_ok=True)
-        trainings = {entry["label"]: entry for entry in content["training"]}
+        trainings = {entry["label"]: _with_defaults(entry, content) for entry in content["training"]}
         begin, fork = perf_counter(), multiprocessing.get_context("fork")  # what is imported here is there at once
         if self.batches:
             keep_batches(self.batches)
@@ -118,6 +119,9 @@ class SideBySide:
         print(text)
         kept = [label for label, entry in trainings.items() if entry.get("keep", True)]
         pack(self.work / "results" / content["dataset"], self.output, kept)
+        if missing := [label for label in trainings if not _finished(self.output / f"{label}.json")]:
+            msg = f"not finished: {', '.join(missing)}; the logs in {self.output} say why, the same command goes on"
+            raise SystemExit(msg)
 
 
 @dataclass
@@ -248,6 +252,11 @@ def pack(results: Path, output: Path, labels: list[str]) -> None:
         for file in sorted(output.rglob("*")):
             if file.is_file() and file.suffix in (".json", ".md", ".log", ".csv") and "images" not in file.parts:
                 archive.add(file, file.relative_to(output))
+
+
+def _with_defaults(training: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    settings = content.get("settings", {}) | training.get("settings", {})
+    return {"audit": content.get("audit")} | training | {"settings": settings}
 
 
 def _finished(file: Path) -> bool:
