@@ -6,11 +6,12 @@ set -euo pipefail
 
 configuration=${CONFIGURATION:-2d_cpu}
 device=${DEVICE:-cpu}
-output=${OUTPUT:-results/d4_${configuration}_margin_keys}
+output=${OUTPUT:-reproduced/d4_${configuration}_margin_keys}
 : "${nnUNet_preprocessed:?is not set}" "${nnUNet_results:?is not set}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PATH="$here/.venv/bin:$PATH"
 models=$nnUNet_results/Dataset004_Hippocampus
+mkdir -p "$(dirname "$output")"
 plain=nnUNetTrainerPlain__nnUNetPlans__$configuration
 
 train() { # trainer, plans, fold

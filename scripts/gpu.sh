@@ -13,13 +13,14 @@
 #   covid       classifiers of CT slices, the paper's setting: ce, ima and adv10
 #
 # DATA      folder of Task04_Hippocampus and SARS-CoV-2-CT (../shared/data)
-# OUT       folder of results (results/gpu); README.md has a section for each part that came to its end
+# OUT       folder of results (.gpu/results); README.md has a section for each part that came to its end
 # WORK      folder of data sets and models (.gpu/work); keep it, or trainings begin anew
 # DEVICE    cuda
 # LIMIT     seconds for each part (3600). One that is stopped goes on where it was with the next call
-# TOY=1     generated data and hardly any training, to see whether this script works; with DEVICE=cpu on any machine
+# TOY=1     generated data and hardly any training, to see whether this script works; with DEVICE=cpu on any machine.
+#           OUT and WORK are then in .gpu/toy
 #
-# Nothing needs to be installed as a command: Python (PYTHON, python3) must find torch and nnU-Net, no more. A part that is
+# Nothing needs to be installed as a command: Python (PYTHON, python3) must find torch, nnU-Net, tyro and monai. A part that is
 # finished is not run again (OUT/PART.done). The exit status is 1 if a part has failed, those after it run all the same.
 set -uo pipefail
 
@@ -29,8 +30,8 @@ device=${DEVICE:-cuda}
 limit=${LIMIT:-3600}
 toy=${TOY:-}
 data=$(realpath -m "${DATA:-$here/../shared/data}")
-out=$(realpath -m "${OUT:-$here/results/gpu}")
-work=$(realpath -m "${WORK:-$here/.gpu/work}")
+out=$(realpath -m "${OUT:-$here/.gpu${toy:+/toy}/results}")
+work=$(realpath -m "${WORK:-$here/.gpu${toy:+/toy}/work}")
 known="checks speed audit 2d 3d_fullres longer covid"
 
 fail() {

@@ -2,13 +2,14 @@
 # The D4 table in results/, from the original archive: plain nnU-Net, IMA started from it, both attacked as in the paper.
 # About an hour and a half on two CPU cores. On a GPU, with nnU-Net's own plans and the paper's schedule:
 #   CONFIGURATION=2d DEVICE=cuda EPOCHS=50 scripts/reproduce_d4.sh ARCHIVE
-# Every part resumes where it was stopped. nnUNet_raw, nnUNet_preprocessed and nnUNet_results must be set.
+# Results go to OUTPUT*, by default reproduced/d4_2d_cpu*. Every part resumes where it was stopped. nnUNet_raw,
+# nnUNet_preprocessed and nnUNet_results must be set.
 set -euo pipefail
 
 archive=${1:?usage: scripts/reproduce_d4.sh Task04_Hippocampus[.tar]}
 configuration=${CONFIGURATION:-2d_cpu}
 device=${DEVICE:-cpu}
-output=${OUTPUT:-results/d4_$configuration}
+output=${OUTPUT:-reproduced/d4_$configuration}
 : "${nnUNet_raw:?is not set}" "${nnUNet_preprocessed:?is not set}" "${nnUNet_results:?is not set}"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PATH="$here/.venv/bin:$PATH"
@@ -29,9 +30,10 @@ train() { # trainer, plans
 if [[ ! -f $nnUNet_preprocessed/Dataset004_Hippocampus/nnUNetPlans.json ]]; then
     nnunet-ima-prepare D4 --source "$archive"
 fi
-# β and the attack as they were when results/ was measured; the defaults have moved since
+# all as it was when results/ was measured; the defaults have moved since
 nnunet-ima-plan -d 4 --name nnUNetPlansWarm --overwrite --set start_from="$plain" beta="${BETA:-0.5}" epochs="${EPOCHS:-35}" \
-    steps=7 bisection_tolerance=0.05
+    steps=7 bisection_tolerance=0.05 margin_key=case average=0
+mkdir -p "$(dirname "$output")"
 train nnUNetTrainerPlain nnUNetPlans
 train nnUNetTrainerIMA nnUNetPlansWarm
 python "$here/scripts/paper_protocol.py" --models "plain nnU-Net=$models/$plain" "IMA=$models/$ima" \

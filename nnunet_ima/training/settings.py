@@ -16,8 +16,8 @@ from nnunet_ima.ranges import Choice, Range, Text, check_values
 
 # What the attack of each method spends, and IMA's β. The paper's numbers are the defaults of the methods themselves.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    # Fewer, larger steps; IMA's first one rides on the gradient of the clean pass. Its β was chosen on D4's fold 0, and
-    # held on folds 1 and 2 (results/d4_2d_cpu_seeds.md).
+    # Fewer, larger steps; IMA's first one rides on the gradient of the clean pass. Its β was tried on D4's
+    # fold 0, compared on fold 1 and held on fold 2 (results/d4_2d_cpu_seeds.md).
     "default": {
         "ima": {"steps": 4, "alpha": 4.0, "start": "gradient", "bisection_tolerance": 0.1, "beta": 0.7},
         **{method: {"steps": 7} for method in ("adv", "trades", "fat", "gairat", "te", "mma")},
