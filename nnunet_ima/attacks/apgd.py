@@ -115,7 +115,7 @@ def _run(
         z = problem.norm.project(at + per_sample(search.size[active], at) * direction, radius)
         if number > 0:
             z = problem.norm.project(at + MOMENTUM * (z - at) + (1 - MOMENTUM) * (at - previous[active]), radius)
-        previous, noise = noise, now.index_copy(0, active, z)
+        previous, noise = now, now.index_copy(0, active, z)  # a restarted sample forgets what it has left
     if not worst.done and competes:
         worst.look(noise)
     return search.best

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nnunet_ima.attacks.pgd import pgd
 from nnunet_ima.attacks.problem import Attacked, Loss, Problem
+from nnunet_ima.perturbation.ascent import input_gradient
 from nnunet_ima.perturbation.norms import NORMS
 
 AXIS = 2  # of the slices in (B, C, *spatial)
@@ -53,9 +54,24 @@ def few_slices(
     growth = NORMS["L2"].growth(problem.x[0].numel()) / problem.norm.growth(problem.x[0].numel())
     anywhere = replace(problem, norm=NORMS["L2"], eps=problem.eps * growth)
     scout = pgd(anywhere, loss, steps=SCOUTED, generator=generator, start=start)
-    few = problem.confined(support(energy(scout.x - problem.x), share, problem.x))
+    scores = energy(scout.x - problem.x)
+    still = (
+        scores.sum(1) == 0
+    )  # noise spread over all slices may change no voxel, and none is worse than the clean sample
+    if len(rows := still.nonzero()[:, 0]):
+        scores = scores.index_copy(0, rows, energy(_gradient(problem.take(rows), loss)))
+    few = problem.confined(support(scores, share, problem.x))
     found = pgd(few, loss, steps=steps, generator=generator, start=start)
-    return replace(found, forward=found.forward + scout.forward, backward=found.backward + scout.backward)
+    forward, backward = found.forward + scout.forward, found.backward + scout.backward
+    return replace(found, forward=forward + still, backward=backward + still)
+
+
+def _gradient(problem: Problem, loss: Loss) -> Tensor:
+    """Gradient (B, C, *spatial) without noise, 0 where noise may not go."""
+    with torch.enable_grad():
+        x = problem.x.detach().requires_grad_()
+        gradient = input_gradient(loss(problem.model(x), problem.y, 0.0), x)
+    return gradient if problem.free is None else gradient * problem.free
 
 
 def energy(noise: Tensor) -> Tensor:

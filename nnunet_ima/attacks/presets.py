@@ -120,7 +120,7 @@ def _few_slices(
     return few_slices(problem, loss, steps=steps, generator=generator, share=share, start=start)
 
 
-VERSION = 2  # to be raised when an attack finds other noise than before under the same name
+VERSION = 3  # to be raised when an attack finds other noise than before under the same name
 
 PGD = Component("pgd", _pgd, 100)  # the paper's
 SEGPGD = Component("segpgd", _pgd, 100, "segpgd")

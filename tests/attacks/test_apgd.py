@@ -82,6 +82,12 @@ def test_a_failing_search_restarts_from_its_highest_loss(generator: torch.Genera
     z = z / z.norm().clamp_min(1)
     expected = best + 0.75 * (z - best) + 0.25 * (best - previous)
     torch.testing.assert_close(path[12], expected / expected.norm().clamp_min(1), atol=1e-5, rtol=1e-5)
+    # the momentum of the step after it comes from the best point, not from the one that was left
+    gradient = target[0] - path[12]
+    z = path[12] + gradient / gradient.norm()
+    z = z / z.norm().clamp_min(1)
+    expected = path[12] + 0.75 * (z - path[12]) + 0.25 * (path[12] - best)
+    torch.testing.assert_close(path[13], expected / expected.norm().clamp_min(1), atol=1e-5, rtol=1e-5)
 
 
 def test_rising_without_a_new_best_halves_every_other_check() -> None:

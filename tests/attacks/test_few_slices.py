@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nnunet_ima.attacks import few_slices as attack
 from nnunet_ima.attacks.few_slices import SCOUTED, energy, few_slices, support
 from nnunet_ima.attacks.losses import bound
 from nnunet_ima.attacks.pgd import pgd
@@ -52,6 +53,24 @@ def test_slices_are_those_that_noise_is_drawn_to(generator: torch.Generator) -> 
     torch.testing.assert_close(100 - found.quality, best, rtol=1e-3, atol=0)
     free = support(torch.tensor([[1.0, 3.0, 2.0]] * 2), 0.5, torch.zeros(2, 1, 3, 4))
     assert free.flatten(1).tolist() == [[0, 1, 1]] * 2
+
+
+def test_where_spread_noise_changes_nothing_the_gradient_chooses(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short attack on all slices that changes no voxel leaves no noise to choose them by."""
+    weights, chosen = torch.tensor([0.1, 3.0, 0.2, 1.0, 0.0, 0.5, 2.0, 0.3])[:, None, None].expand(8, 4, 4), []
+    monkeypatch.setattr(attack, "support", lambda *given: chosen.append(support(*given)) or chosen[0])
+    problem = Problem(
+        model=lambda x: (x[:, 0] * weights).sum((1, 2, 3)),
+        x=torch.zeros(1, 1, 8, 4, 4),
+        y=torch.zeros(1),
+        eps=torch.tensor([1.0]),
+        norm=NORMS["L2"],
+        quality=lambda logits, y: torch.ones(len(logits)),
+    )
+    few_slices(problem, lambda logits, y, _: logits, steps=2, generator=generator, share=0.25)
+    assert chosen[0].flatten().nonzero().flatten().tolist() == [1, 6]
 
 
 def test_all_slices_are_no_restriction(segmentation: Callable[..., Problem]) -> None:
