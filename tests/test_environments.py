@@ -76,7 +76,7 @@ def test_a_bare_environment_changes_nothing(audit: tuple[Path, list[str]], tmp_p
 def protocol(file: Path) -> object:
     if not file.exists():
         question: dict[str, Any] = {"attacks": 3, "settings": {}, "models": {}, "cases": {"ü": "f" * 64}}
-        lock(make_protocol(question, ("pgd",), (5.0,), 2, ()), file)
+        lock(make_protocol(question, {"attacks": ("pgd",), "eps": (5.0,)}, 2, ()), file)
     return read_protocol(file)
 
 

@@ -105,11 +105,10 @@ def settings_of(command: Attack, models: dict[str, TrainedModel]) -> Settings:
     from nnunet_ima.segmentation.smoothing import Smoothing
 
     plans = next(iter(models.values())).plans.plans
-    default_unit, levels = default_levels(plans, command.norm)
     references = {reference_elements(model.plans.plans) for model in models.values()}
     reference = references.pop() if len(references) == 1 else None
     unit = command.eps_unit or ("rms" if reference is None else "paper")
-    eps = command.eps if command.eps is not None else levels if unit == default_unit else None
+    eps = command.eps if command.eps is not None else default_levels(plans, command.norm, unit)
     if eps is None:
         msg = f"name the noise levels with --eps: there are no default levels in the unit {unit} for {command.norm}"
         raise ValueError(msg)

@@ -230,7 +230,7 @@ class Attack:
         from nnunet_ima.report.publish import publish
 
         asked = question(pipelines, cases, settings.question())
-        planned = make_protocol(asked, settings.attacks, settings.eps, self.check_cases, self.require)
+        planned = make_protocol(asked, settings.wanted(), self.check_cases, self.require)
         if self.lock is not None:
             print(f"{self.lock}: SHA-256 {lock(planned, self.lock)}\nRun the same command with --protocol {self.lock}")
             return
@@ -320,6 +320,8 @@ class Attack:
 
     def _out_of_range(self) -> Iterator[str]:
         """Numbers that an audit cannot use."""
+        from nnunet_ima.segmentation.smoothing import Smoothing
+
         for value in self.eps or ():
             if not (math.isfinite(value) and value >= 0):
                 yield f"--eps must be numbers of at least 0, got {value:g}"
@@ -343,6 +345,8 @@ class Attack:
         ):
             if count is not None and count < least:
                 yield f"{name} must be at least {least}, got {count}"
+        if self.certify and self.samples < (least := Smoothing(sigma=1.0, samples=self.samples).needed(voxels=1)):
+            yield f"--samples must be at least {least} for --certify, got {self.samples}: fewer certify not one voxel"
         if not 0 < self.step_size <= 1:
             yield f"--step-size must be above 0 and at most 1, got {self.step_size:g}"
         if not (math.isfinite(self.tolerance) and self.tolerance >= 0):

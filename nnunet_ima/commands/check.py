@@ -62,11 +62,11 @@ class Check:
     def _learn(self, info: dict[str, Any]) -> None:
         """Learn from the training cases."""
         from nnunet_ima.inference.cases import dataset_cases
+        from nnunet_ima.inference.plans import read_model_json
         from nnunet_ima.shift.likeness import FALSE_ALARMS, learn, write_likeness
         from nnunet_ima.shift.scan_files import read_scan
 
-        dataset = read_json(self.model / "plans.json", missing="--model is the folder that nnU-Net trained into")
-        name = dataset["dataset_name"]
+        name = read_model_json(self.model)[0].dataset_name
         held_out = {case.name for case in dataset_cases(name, [self.fold])} if self.fold != "all" else set()
         cases = [
             case for case in dataset_cases(name, [self.fold], allow_training_cases=True) if case.name not in held_out

@@ -125,10 +125,13 @@ class Compare:
         folder = nnunet_folder("nnUNet_preprocessed") / find_dataset(self.dataset)
         plans = read_plans(folder / "nnUNetPlans.json")
         norm = resolve_settings(plans | {"schedule": {**plans.get("schedule", {}), **self._norm()}}, "plain").norm
-        eps = default_levels(plans, norm)[1] if self.eps is None else self.eps
+        reference = reference_elements(plans)
+        unit = "rms" if reference is None else "paper"
+        eps = default_levels(plans, norm, unit) if self.eps is None else self.eps
         if eps is None:
-            msg = f"name the noise levels with --eps: the data set has no default levels for {norm}"
+            msg = f"name the noise levels with --eps: the data set has no default levels in the unit {unit} for {norm}"
             raise ValueError(msg)
+        _refuse_unmeasurable(folder, plans, self.configuration)
         results = nnunet_folder("nnUNet_results") / folder.name
         home = Home(folder, results, self.configuration, self.fold, self.prefix)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -140,7 +143,7 @@ class Compare:
         ]
         self._train(defences, plans, device)
 
-        question = Question(reference_elements(plans) or 1, self.fold, norm, self.steps, self.every)
+        question = Question(reference or 1, self.fold, norm, self.steps, self.every)
         table = ProtocolTable(self.output / "paper.json", question)
         models = {entry.label: (entry.folder, "checkpoint_final.pth") for entry in defences}
         table.measure(models, eps, device)
@@ -150,7 +153,9 @@ class Compare:
         """Refuse what can be refused at once."""
         check_output(self.output)
         self._workers().check()
-        for name, value in (("--every", self.every), ("--steps", self.steps), ("--cases", self.cases)):
+        steps = 1 if self.audit_steps is None else self.audit_steps
+        numbers = (("--every", self.every), ("--steps", self.steps), ("--cases", self.cases), ("--audit-steps", steps))
+        for name, value in numbers:
             if value < 1:
                 msg = f"{name} must be at least 1, got {value}"
                 raise ValueError(msg)
@@ -297,6 +302,22 @@ class Compare:
         write_atomically(self.output / "comparison.md", text + "\n")
         draw_comparison(measured, self.output / "comparison.png")
         print(f"{text}\n\nTable {self.output / 'comparison.md'}, figure {self.output / 'comparison.png'}.")
+
+
+def _refuse_unmeasurable(folder: Path, plans: dict[str, Any], configuration: str) -> None:
+    """Refuse, before hours of training, what could not be measured after them."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_ima.files import read_json
+
+    found = PlansManager(plans)
+    labels = found.get_label_manager(read_json(folder / "dataset.json"))
+    if labels.has_regions:
+        msg = f"{folder.name}: a comparison does not cover region-based labels; train, and use nnunet-ima-attack"
+        raise ValueError(msg)
+    if configuration in found.available_configurations and found.get_configuration(configuration).previous_stage_name:
+        msg = f"-c {configuration} is the second stage of a cascade, which cannot be attacked; compare the first one"
+        raise ValueError(msg)
 
 
 def _audit_evidence(file: Path, labels: Sequence[str], attack: str) -> Measured:

@@ -15,9 +15,10 @@ from nnunet_ima.files import read_json
 from nnunet_ima.report.document import Block, Bullets, Document, Section, Table, Text
 from nnunet_ima.report.material import Material
 from nnunet_ima.report.wording import interval_text, worst_rows
+from nnunet_ima.segmentation.result_rows import WORST
 
 FILE = "card.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ def make_cards(material: Material) -> list[Card]:
     """Return a card for each model of an audit."""
     summary, question = material.summary, material.manifest["question"]
     case_set = hash_of(question["cases"])
+    settings = {name: value for name, value in question["settings"].items() if name != "save_adversarial"}
     versions = [run.get("versions", {}).get("nnunet-ima", "unknown") for run in material.manifest["provenance"]]
     cards = []
     for name, model in material.models.items():
@@ -99,8 +101,8 @@ def make_cards(material: Material) -> list[Card]:
                 weights=dict(model["checkpoints"]),
                 cases=rows[0]["cases"] if rows else 0,
                 case_set=case_set,
-                attacks=tuple(dict.fromkeys(row["attack"] for row in rows if row["eps"])),
-                protocol=hash_of([question["attacks"], question["settings"], model["step_size"], model["mirroring"]]),
+                attacks=tuple(sorted({row["attack"] for row in rows if row["eps"]} - {WORST})),
+                protocol=hash_of([question["attacks"], settings, model["step_size"], model["mirroring"]]),
                 norm=summary["settings"]["norm"],
                 unit=summary["settings"]["unit"],
                 levels=tuple(_level(row) for row in worst_rows(summary, name).values()),

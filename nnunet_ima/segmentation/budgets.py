@@ -90,9 +90,9 @@ def reference_elements(plans: dict[str, Any]) -> int | None:
     return None if task is None else math.prod(task.reference_shape)
 
 
-def default_levels(plans: dict[str, Any], norm: str) -> tuple[str, tuple[float, ...] | None]:
-    """Return unit and noise levels for a model when nobody has named any; no levels where none are known in a norm."""
+def default_levels(plans: dict[str, Any], norm: str, unit: str) -> tuple[float, ...] | None:
+    """Return noise levels for a model when nobody has named any; None where none are known in this norm and unit."""
     task = find_task(plans["dataset_name"])
     if task is not None:
-        return "paper", task.audit_eps if norm == task.schedule["norm"] else None
-    return "rms", (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+        return task.audit_eps if norm == task.schedule["norm"] and unit == "paper" else None
+    return (0.0, 0.02, 0.05, 0.1, 0.2, 0.4) if unit == "rms" else None

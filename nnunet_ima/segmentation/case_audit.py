@@ -87,7 +87,7 @@ class CaseAudit:
         """The case as the model's network gets it.
 
         Raises:
-            ValueError: it cannot be read or normalised.
+            ValueError: it cannot be read or normalised, or its structures are too small for the network's grid.
         """
         try:
             volume = self._volumes(self.case, self.pipeline.model)
@@ -98,6 +98,12 @@ class CaseAudit:
         if not (torch.isfinite(volume.image).all() and all(map(math.isfinite, volume.scale or ()))):
             files = ", ".join(map(str, self.case.images))
             msg = f"{files} cannot be normalised as the model {self.name} needs it; look for voxels of extreme values"
+            raise ValueError(msg)
+        if not self.pipeline.model.labels.any_foreground(volume.target[None]):
+            msg = (
+                f"{self.case.name}: its structures vanish at the spacing of {self.name}'s network, where attacks look "
+                "for them; leave the case out, or audit a configuration of finer spacing"
+            )
             raise ValueError(msg)
         return volume
 

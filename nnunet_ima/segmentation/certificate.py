@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from time import perf_counter
@@ -95,7 +94,7 @@ def _agreeing(predictions: Iterator[LabelMap], candidates: Array) -> Array:
 
 def _check(smoothing: Smoothing, voxels: int, case: str) -> None:
     """Refuse, before any pass, copies that could certify nothing even if all of them agreed."""
-    needed = math.ceil(math.log(smoothing.alpha / voxels) / math.log(smoothing.share))
+    needed = smoothing.needed(voxels)
     if smoothing.samples < needed:
         msg = (
             f"{smoothing.samples} copies can certify none of the {voxels} voxels of {case}; --samples {needed} or more"

@@ -116,11 +116,11 @@ def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list
         every: keep each n-th of them only.
 
     Raises:
-        NotImplementedError: for region-based labels.
+        ValueError: for region-based labels.
     """
     if model.labels.regions:
-        msg = "region-based labels are not covered by this measurement"
-        raise NotImplementedError(msg)
+        msg = "the paper's protocol does not cover region-based labels; nnunet-ima-attack audits such models"
+        raise ValueError(msg)
     data_set = infer_dataset_class(str(model.data_folder))(str(model.data_folder), cases)
     found = []
     for case in cases:
@@ -131,8 +131,7 @@ def network_inputs(model: LoadedModel, cases: list[str], every: int = 1) -> list
             found += [NetworkInput(image[:, i], target[:, i], case) for i in range(image.shape[1])]
         else:
             found.append(NetworkInput(image, target, case))
-    ignore = model.labels.ignore
-    return [entry for entry in found if bool(((entry.target > 0) & (entry.target != ignore)).any())][::every]
+    return [entry for entry in found if bool(model.labels.any_foreground(entry.target[None]))][::every]
 
 
 def attack_inputs(

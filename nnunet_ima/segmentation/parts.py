@@ -48,7 +48,7 @@ class Recipe:
         return cls(
             model.folder.absolute(),
             model.folds,
-            model.checkpoints[0].name,
+            str(model.checkpoints[0].relative_to(model.folder / f"fold_{model.folds[0]}")),
             str(model.device),
             pipeline.step_size,
             pipeline.mirroring,

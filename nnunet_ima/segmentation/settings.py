@@ -40,6 +40,9 @@ class WorstShiftSettings:
     changes: tuple[str, ...] = ()
 
 
+_DECIDE_NUMBERS = ("unit", "norm", "reference_elements", "steps", "seed", "tolerance", "save_adversarial")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What an audit measures.
@@ -80,5 +83,8 @@ class Settings:
 
     def question(self) -> dict[str, Any]:
         """What decides every number; the rest decides which numbers are wanted, so that an audit can grow."""
-        names = ("unit", "norm", "reference_elements", "steps", "seed", "tolerance", "save_adversarial")
-        return {name: value for name, value in asdict(self).items() if name in names}
+        return {name: value for name, value in asdict(self).items() if name in _DECIDE_NUMBERS}
+
+    def wanted(self) -> dict[str, Any]:
+        """Which numbers are wanted."""
+        return {name: value for name, value in asdict(self).items() if name not in _DECIDE_NUMBERS}

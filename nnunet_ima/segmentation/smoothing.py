@@ -8,6 +8,7 @@ corrects for the number of tests, and abstains where the test does not tell.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -41,6 +42,10 @@ class Smoothing:
     def radius(self) -> float:
         """L2 norm, in σ of the normalised image, of the noise that is certified against."""
         return self.sigma * NormalDist().inv_cdf(self.share)
+
+    def needed(self, voxels: int) -> int:
+        """Copies below which none of so many voxels could be certified, even if all copies agreed on it."""
+        return math.ceil(math.log(self.alpha / voxels) / math.log(self.share))
 
 
 class MajorityVote:

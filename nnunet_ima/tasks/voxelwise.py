@@ -50,6 +50,14 @@ class Labels:
             truth = (truth[:, None] == classes[None, :, None]).float()
         return truth if valid is None else truth * valid
 
+    def any_foreground(self, target: Tensor) -> Tensor:
+        """Whether each target (B,), in the form that `read` takes, holds foreground that counts."""
+        if self.regions:
+            there = target > 0 if self.ignore is None else (target[:, :-1] > 0) & (target[:, -1:] == 0)
+        else:
+            there = target > 0 if self.ignore is None else (target > 0) & (target != self.ignore)
+        return there.flatten(1).any(1)
+
     def valid(self, target: Tensor) -> Tensor | None:
         """Mask (B, 1, V) of the voxels that count, as floats; None where all do."""
         if self.ignore is None:

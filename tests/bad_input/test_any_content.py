@@ -314,7 +314,7 @@ def test_records(kind: type) -> None:
 
 def a_protocol(home: Path) -> tuple[Path, Callable[[Path], Any]]:
     file = home / "protocol.toml"
-    lock(make_protocol({"models": {"plain": "ab"}, "seed": 0}, ["pgd"], [0, 5], 3, ["0.8@5"]), file)
+    lock(make_protocol({"models": {"plain": "ab"}, "seed": 0}, {"attacks": ["pgd"], "eps": [0, 5]}, 3, ["0.8@5"]), file)
     return file, read_protocol
 
 

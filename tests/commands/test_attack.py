@@ -289,6 +289,7 @@ def test_dry_run_tells_the_cost_and_writes_nothing(
         (["--model", "/nowhere", "--name", "a", "--name", "a"], "--name a is given twice"),
         (["--certify", "0"], "--certify must be numbers above 0, got 0"),
         (["--samples", "0"], "--samples must be at least 1"),
+        (["--certify", "0.1", "--samples", "9"], "--samples must be at least 25 for --certify, got 9"),
         (["--tolerance", "-1"], "--tolerance must be a distance of at least 0 mm"),
         (["--task", "D5"], "name either a --task or --model folders"),
     ],

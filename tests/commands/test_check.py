@@ -95,6 +95,16 @@ def test_damaged_files_end_in_a_sentence(
         assert message in capsys.readouterr().err
 
 
+def test_a_folder_that_is_no_model_is_named(model: Path, capsys: Any) -> None:
+    plans = json.loads((model / "plans.json").read_text())
+    del plans["dataset_name"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(SystemExit) as stop:
+        main(["--model", str(model), "--learn"])
+    assert stop.value.code == 2
+    assert "dataset_name" in capsys.readouterr().err
+
+
 def test_images_must_be_complete(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no image named CASE_0000.nii.gz"):
         list(check._scans(tmp_path, ".nii.gz", 1))

@@ -129,6 +129,7 @@ def test_cost_is_that_of_the_steps(phantom: Any, tiny_plans: Any) -> None:
         (["--methods", "ima", "--set", "adv.steps=3"], "adv is none of the methods compared (ima)"),
         (["--eps", "0.1", "--set", "norm=L7"], "norm must be one of L2, Linf"),
         (["--every", "0"], "--every must be at least 1"),
+        (["--audit-steps", "0"], "--audit-steps must be at least 1"),
     ],
 )
 def test_wrong_input(
@@ -136,6 +137,47 @@ def test_wrong_input(
 ) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["-d", str(phantom.dataset_id), "-c", "2d_cpu", "--output", str(tmp_path / "new"), *more])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+    assert trained == []
+
+
+def with_regions(dataset: dict[str, Any], plans: dict[str, Any]) -> None:
+    dataset |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+
+
+def as_second_stage(dataset: dict[str, Any], plans: dict[str, Any]) -> None:
+    plans["configurations"]["2d_cpu"]["previous_stage"] = "2d"
+
+
+def with_a_reference(dataset: dict[str, Any], plans: dict[str, Any]) -> None:
+    plans["schedule"] = {"reference_elements": 2240}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_regions, "does not cover region-based labels"),
+        (as_second_stage, "is the second stage of a cascade"),
+        (with_a_reference, "the data set has no default levels in the unit paper"),
+    ],
+)
+def test_what_could_not_be_measured_is_not_trained(
+    make_phantom: Any, tmp_path: Path, trained: list[str], capsys: Any, change: Any, message: str
+) -> None:
+    phantom = make_phantom(dataset_id=931)
+    files = [phantom.preprocessed / f"{name}.json" for name in ("dataset", "nnUNetPlans")]
+    before = [file.read_text() for file in files]
+    contents = [json.loads(text) for text in before]
+    change(*contents)
+    for file, content in zip(files, contents, strict=True):
+        file.write_text(json.dumps(content))
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["-d", "931", "-c", "2d_cpu", "--output", str(tmp_path / "new")])
+    finally:
+        for file, text in zip(files, before, strict=True):
+            file.write_text(text)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
     assert trained == []

@@ -19,9 +19,9 @@ QUESTION: dict[str, Any] = {
 
 
 def protocol(**changes: Any) -> dict[str, Any]:
-    wanted: dict[str, Any] = {"attacks": ("pgd",), "eps": (5, 10), "checks": 2, "demanded": ("0.8@5",)}
-    question = changes.pop("question", QUESTION)
-    return make_protocol(question, **wanted | changes)
+    wanted = {"attacks": ("pgd",), "eps": (5.0, 10.0), "shift": {"modality": "MR", "severities": (1, 3)}}
+    given: dict[str, Any] = {"question": QUESTION, "wanted": wanted, "checks": 2, "demanded": ("0.8@5",)}
+    return make_protocol(**given | changes)
 
 
 def test_a_protocol_is_read_as_it_was_locked(tmp_path: Path) -> None:
@@ -41,9 +41,12 @@ def test_deviations_are_named(tmp_path: Path) -> None:
     other["models"]["a model"]["step_size"] = 1.0
     del other["cases"]["case_0"]
     other["cases"]["case_7"] = HASH
-    assert deviations(read_protocol(file), protocol(question=other, eps=(5,), demanded=())) == [
+    wanted = {"attacks": ("pgd",), "eps": (5.0,), "threshold": 0.2, "shift": None}
+    assert deviations(read_protocol(file), protocol(question=other, wanted=wanted, demanded=())) == [
         "eps: 5.0, 10.0 in the protocol, now 5.0",
         "require: 0.8@5 in the protocol, now none",
+        "shift: missing",
+        "threshold: not in the protocol",
         "cases case_0: missing",
         "cases case_7: not in the protocol",
         "models a model checkpoints 0: 0123456789ab… in the protocol, now ffffffffffff…",

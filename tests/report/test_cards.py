@@ -13,6 +13,7 @@ from nnunet_ima.evidence.findings import Findings
 from nnunet_ima.report.cards import FILE, Card, as_text, card_page, leaderboard, make_cards, read_cards
 from nnunet_ima.report.html import html
 from nnunet_ima.report.markdown import markdown
+from nnunet_ima.segmentation.result_rows import WORST
 from nnunet_ima.segmentation.settings import Settings
 
 
@@ -64,6 +65,20 @@ def test_only_what_can_be_compared_shares_a_table(cards: list[Card]) -> None:
     assert [row[:2] for row in second.rows] == [("c", "hard")]
     assert "different cases" in markdown(board)
     assert "different cases" not in markdown(leaderboard([("a", weak), ("b", hard)]))
+
+
+def test_what_decides_no_number_separates_nothing(
+    make_findings: Callable[..., Findings], settings: Settings, tmp_path: Path
+) -> None:
+    """The row of the worst attack of all, the order of attacks, and whether noisy volumes were kept."""
+    material = make_material(make_findings(), settings, tmp_path)
+    found = make_cards(material)
+    rows = material.summary["rows"]
+    rows += [{**row, "attack": name} for row in rows if row["eps"] for name in (WORST, "apgd-dice")]
+    material.manifest["question"]["settings"]["save_adversarial"] = True
+    weak, _ = make_cards(material)
+    assert weak.attacks == ("apgd-dice", "pgd")
+    assert weak.protocol == found[0].protocol
 
 
 def test_what_is_not_conclusive_says_so(cards: list[Card]) -> None:

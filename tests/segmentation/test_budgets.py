@@ -97,10 +97,12 @@ def test_reference_is_that_of_the_plans_else_of_the_task() -> None:
 
 
 def test_default_levels() -> None:
-    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}, "L2") == ("paper", (0, 2, 5, 10, 15))
-    assert default_levels({"dataset_name": "Dataset004_Hippocampus"}, "Linf") == ("paper", None)  # quoted in L2
-    unit, levels = default_levels({"dataset_name": "Dataset777_Spleen"}, "Linf")
+    task, other = {"dataset_name": "Dataset004_Hippocampus"}, {"dataset_name": "Dataset777_Spleen"}
+    assert default_levels(task, "L2", "paper") == (0, 2, 5, 10, 15)
+    assert default_levels(task, "Linf", "paper") is None  # quoted in L2
+    assert default_levels(task, "L2", "rms") is None
+    levels = default_levels(other, "Linf", "rms")
     assert levels is not None
-    assert unit == "rms"
     assert levels[0] == 0
     assert sorted(levels) == list(levels)
+    assert default_levels(other, "L2", "paper") is None  # of a reference size that its own plans name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from nnunet_ima.cluster.share import UnfitWorkerError
 from nnunet_ima.evidence.provenance import environment, question
 from nnunet_ima.evidence.store import Store
 from nnunet_ima.inference.cases import Case
+from nnunet_ima.inference.model import open_model
 from nnunet_ima.inference.pipeline import Pipeline
 from nnunet_ima.segmentation import run
 from nnunet_ima.segmentation.forecast import voxels_per_pass
@@ -42,6 +44,15 @@ def test_a_worker_opens_the_model_as_the_audit_did(job: Job, pipeline: Pipeline)
     assert (opened.step_size, opened.mirroring) == (pipeline.step_size, pipeline.mirroring)
     image = torch.rand(1, 1, 16, 32, 32)
     assert torch.equal(opened(image), pipeline(image))
+
+
+def test_a_worker_opens_a_snapshot_too(trained_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained_model, tmp_path / "model")
+    fold = tmp_path / "model" / "fold_0"
+    (fold / "snapshots").mkdir()
+    (fold / "checkpoint_final.pth").rename(fold / "snapshots" / "epoch_0005.pth")
+    snapshot = Pipeline(open_model(tmp_path / "model", ["0"], "snapshots/epoch_0005.pth"))
+    assert Recipe.of(snapshot, False).open("cpu").model.checkpoints == snapshot.model.checkpoints
 
 
 def without_folder(job: Job) -> Job:

@@ -57,6 +57,15 @@ def test_regions_against_a_plain_recomputation() -> None:
             assert float(losses[i]) == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_foreground_that_counts() -> None:
+    label_map = torch.tensor([[0, 0], [0, 2], [0, 9]])[:, None]
+    assert Labels(ignore=9).any_foreground(label_map).tolist() == [False, True, False]
+    assert Labels().any_foreground(label_map).tolist() == [False, True, True]
+    regions = torch.tensor([[[0, 0], [1, 0], [0, 0]], [[1, 0], [0, 0], [1, 0]]])  # the last channel is ignored
+    assert Labels(regions=True, ignore=9).any_foreground(regions).tolist() == [True, False]
+    assert Labels(regions=True).any_foreground(regions[:, :2] * 0).tolist() == [False, False]
+
+
 def test_samples_do_not_influence_each_other() -> None:
     logits, target = random_case()
     alone = torch.cat([segmentation_loss(logits[i : i + 1], target[i : i + 1], Labels()) for i in range(4)])
