@@ -106,8 +106,8 @@ class Benchmark:
         trainer.initialize()
         if self.checkpoint is not None:
             trainer.load_checkpoint(str(self.checkpoint))
-            if trainer.resumed is not None:  # nothing is trained on, so that other settings do no harm
-                trainer.resumed["settings"] = trainer.settings.as_dict()
+            if trainer.stored is not None:  # nothing is trained on, so that other settings do no harm
+                trainer.stored["settings"] = trainer.settings.as_dict()
         epoch, trainer.current_epoch = trainer.current_epoch, 0
         trainer.on_train_start()
         trainer.current_epoch = epoch

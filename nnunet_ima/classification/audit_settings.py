@@ -65,8 +65,9 @@ class AuditSettings:
         if list(self.eps) != sorted(set(self.eps)) or any(not 0 < eps <= LARGEST for eps in self.eps):
             msg = f"noise levels must ascend, be above 0 and at most {LARGEST:g}, got {self.eps}"
             raise ValueError(msg)
-        if unknown := [attack for attack in self.attacks if attack not in PRESETS] or not self.attacks:
-            msg = f"unknown attack {unknown}; known are {', '.join(PRESETS)}"
+        unknown = [attack for attack in self.attacks if attack not in PRESETS]
+        if unknown or not self.attacks:
+            msg = f"unknown attack {', '.join(unknown)!r}; known are {', '.join(PRESETS)}"
             raise ValueError(msg)
         for component in self.components.values():
             find_loss(component.loss or "trained", None)
@@ -74,9 +75,10 @@ class AuditSettings:
             msg = f"spsa_samples must be even, got {self.spsa_samples}"
             raise ValueError(msg)
         whole = ("reference_elements", "pgd_steps", "apgd_steps", "square_queries", "spsa_samples", "spsa_steps")
-        for name in (*whole, "noise_draws", "minimal_steps", "batch_size"):
-            if getattr(self, name) < 1:
-                msg = f"{name} must be at least 1, got {getattr(self, name)}"
+        least = dict.fromkeys((*whole, "noise_draws", "minimal_steps", "batch_size"), 1)
+        for name, number in (least | {"check_images": 0, "spsa_images": 0}).items():
+            if getattr(self, name) < number:
+                msg = f"{name} must be at least {number}, got {getattr(self, name)}"
                 raise ValueError(msg)
 
     @property

@@ -156,6 +156,9 @@ class _Training:
     def begin_with(self, file: Path) -> None:
         """Take over the weights of a classifier."""
         former = load_classifier(file, self.device)
+        if list(former.classes) != list(self.data.classes):
+            msg = f"{file} tells {', '.join(former.classes)} apart, the images {', '.join(self.data.classes)}"
+            raise ValueError(msg)
         try:
             self.network.load_state_dict(former.network.state_dict())
         except RuntimeError as error:

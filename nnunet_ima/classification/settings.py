@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from nnunet_ima.datasets.tasks import plans_folder
 from nnunet_ima.files import read_json
-from nnunet_ima.methods import METHODS, Method, Run, make_method, options, parse_method
+from nnunet_ima.methods import METHODS, OF_ONE_LEVEL, Method, Run, make_method, options, parse_method
 from nnunet_ima.methods.base import Noise, Steps
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
@@ -19,6 +19,8 @@ NETWORKS = ("resnet18", "small", "wrn-28-4", "cnn")
 PLANS = ("covid", "natural_images")
 """Files of presets in `plans/`."""
 SCHEDULES = ("constant", "one-cycle")
+USUAL_LINF = 8 / 255
+"""What is usual on images in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,13 @@ def _plans() -> Iterator[dict[str, Any]]:
         yield read_json(plans_folder() / f"{name}.json", missing="the installation is damaged")
 
 
+def _watched(method: str, eps: Any) -> float:
+    """Noise under which a training in another norm than L2 is watched: its level, or half of the largest margin."""
+    if not isinstance(eps, int | float):
+        return USUAL_LINF
+    return eps if method in OF_ONE_LEVEL else eps / 2
+
+
 def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None = None) -> Settings:
     """Return the settings of a training.
 
@@ -155,6 +164,8 @@ def resolve_settings(method: str, preset: str, changes: Mapping[str, Any] | None
     if chosen.get("start_from") == method:
         chosen["start_from"] = None  # "start_from=ce" is meant for the others
     given = {key: chosen.get(key, default) for key, default in own.items()}
+    if changes.get("norm", "L2") != "L2" and "robust_eps" not in changes:  # the plan's is for L2
+        chosen["robust_eps"] = _watched(name, given.get("eps"))
     training = {key: value for key, value in chosen.items() if key in known}
     settings = Settings(method=method, preset=preset, options=given, **training)
     settings.make_method(())  # refuses impossible options now, before any image is read

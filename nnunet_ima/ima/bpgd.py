@@ -90,14 +90,15 @@ def bpgd(
     """
     search = search or Search()
     step = search.alpha / search.steps * eps
-    delta = norm.random(x, generator) * per_sample((eps - expansion).clamp_min(expansion).minimum(eps), x)
-    delta = delta if free is None else delta * free
-    first = 0
+    delta, first = None, 0
     if gradient is not None:
         direction = steepest(norm, gradient, free, torch.arange(len(x)), None)
-        known = per_sample(norm.size(direction) > 0, x)  # a vanished gradient leaves the random start
-        delta = torch.where(known, norm.project(direction * per_sample(step, x), eps), delta)
-        first = 1
+        known = norm.size(direction) > 0
+        delta, first = norm.project(direction * per_sample(step, x), eps), 1
+    if delta is None or not bool(known.all()):  # a vanished gradient leaves the random start, which takes time to draw
+        drawn = norm.random(x, generator) * per_sample((eps - expansion).clamp_min(expansion).minimum(eps), x)
+        drawn = drawn if free is None else drawn * free
+        delta = drawn if delta is None else torch.where(per_sample(known, x), delta, drawn)
     walk = _Walk(delta, score)
 
     def climb(number: int, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,10 @@ from nnunet_ima._methods import ALIASES, METHODS
 from nnunet_ima.methods.base import Method, Run
 from nnunet_ima.ranges import check_values
 
-__all__ = ["METHODS", "Method", "Run", "make_method", "method_class", "options", "parse_method"]
+__all__ = ["METHODS", "OF_ONE_LEVEL", "Method", "Run", "make_method", "method_class", "options", "parse_method"]
+
+OF_ONE_LEVEL = ("adv", "trades", "fat", "gairat", "te")
+"""Methods that train at one noise level; others search margins up to a largest one."""
 
 
 def method_class(name: str) -> type[Method]:

@@ -49,8 +49,8 @@ class WeightAverage:
         return cls(max(0.0, 1 - 1 / (share * steps)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a later `load_state_dict` needs; empty before the first step."""
-        return {} if self._average is None else dict(self._average.state_dict())
+        """Return what a later `load_state_dict` needs; empty before the first step, unless there was one stored."""
+        return dict(self._kept or {} if self._average is None else self._average.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what was stored; it is used as soon as there is a network to compare it with."""

@@ -58,7 +58,8 @@ class DecoupledDirectionNorm(Method):
         where the model is right, and a little less where it is wrong. Samples never leave, since the norm may shrink to
         the end.
         """
-        x, y, norm, everyone = learner.x, learner.y, self.run.norm, torch.arange(len(learner.x))
+        x, y, norm = learner.x, learner.y, self.run.norm
+        everyone, longest = torch.arange(len(x), device=x.device), self.run.budget.effective(self.first)
         draws = Draws(len(x), learner.generator)
         noise, best = torch.zeros_like(x), torch.zeros_like(x)
         radius, smallest = self.radius(x, self.first), torch.full_like(x[:, 0].flatten(1)[:, 0], torch.inf)
@@ -72,7 +73,8 @@ class DecoupledDirectionNorm(Method):
             better = wrong & (size <= smallest)
             smallest = torch.where(better, size, smallest)
             best = torch.where(per_sample(better, x), noise, best)
-            stride = 0.01 + 0.99 * (1 + math.cos(math.pi * number / self.steps)) / 2
+            # from the norm that the search begins with to a hundredth of it, as in the paper, where that norm is 1
+            stride = longest * (0.01 + 0.99 * (1 + math.cos(math.pi * number / self.steps)) / 2)
             moved = noise + stride * steepest(norm, gradient, learner.free, everyone, draws)
             radius = radius * torch.where(wrong, 1 - self.gamma, 1 + self.gamma)
             noise = moved * per_sample(radius / norm.size(moved).clamp_min(1e-12), x)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from nnunet_ima.methods.adv import Adversarial
@@ -41,5 +42,6 @@ class GeometryAware(Adversarial):
 
     def weights(self, right: Tensor) -> Tensor:
         """Weights (B,) of mean 1, from the number of steps (B,) that a prediction stayed right."""
-        weights = (1 + torch.tanh(self.shift + 5 * (1 - 2 * right / self.steps))) / 2
-        return weights * len(weights) / weights.sum()
+        # (1 + tanh z) / 2 = σ(2z), in a form whose sum cannot vanish
+        logarithms = F.logsigmoid(2 * (self.shift + 5 * (1 - 2 * right / self.steps)))
+        return len(right) * torch.softmax(logarithms, 0)

@@ -62,7 +62,9 @@ class IncreasingMargin(Method):
     def step(self, learner: Learner) -> Step:
         """See `Method.step`."""
         x, y, task = learner.x, learner.y, learner.task
-        free_gradient = self.start == "gradient"
+        free_gradient = (
+            self.start == "gradient" and self.beta < 1
+        )  # at 1 the clean loss, and its gradient, has no weight
         x.requires_grad_(free_gradient)
         clean = learner(x)
         score = task.score(clean.logits.detach(), y)

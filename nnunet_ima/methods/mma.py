@@ -111,13 +111,15 @@ class MaxMargin(Method):
             start=start if learner.free is None else start * learner.free,
             free=learner.free,
         )
-        forward = climbed.forward + 2 * len(x)
+        forward = climbed.forward
         direction = climbed.x - x
         reach = norm.size(direction)
         direction = direction / per_sample(reach.clamp_min(1e-12), x)
 
         @torch.no_grad()
         def score_at(chosen: Tensor, distance: Tensor) -> Tensor:
+            nonlocal forward
+            forward += len(chosen)
             logits = model(x[chosen] + direction[chosen] * per_sample(distance, x))
             return task.score(logits, y[chosen]).float()
 
@@ -130,8 +132,6 @@ class MaxMargin(Method):
         crossed = (end < 0).nonzero()[:, 0]
 
         def search(chosen: Tensor, share: Tensor) -> Tensor:
-            nonlocal forward
-            forward += len(chosen)
             samples = crossed[chosen]
             return score_at(samples, share * reach[samples])
 

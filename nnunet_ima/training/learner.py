@@ -74,8 +74,9 @@ class SegmentationLearner(Learner):
     def finish(self) -> None:
         """Make the passes that a step of the method has not needed: under DDP every rank owes them to the others."""
         if self._trainer.is_ddp:
+            first = torch.zeros(1, dtype=torch.long, device=self.x.device)
             while self._left:
-                self.backward(0 * self._pass(self.x[:1], [target[:1] for target in self._targets]).losses.sum())
+                self.backward(0 * self(self.x[:1], first).losses.sum())
 
     def _pass(self, x: Tensor, targets: Sequence[Tensor]) -> Outcome:
         self._left -= 1

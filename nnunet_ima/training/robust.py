@@ -23,7 +23,6 @@ from nnunet_ima.tasks.voxelwise import Labels
 from nnunet_ima.training.epoch_log import MEASURED, SERIES, EpochTally, register_series
 from nnunet_ima.training.learner import SegmentationLearner
 from nnunet_ima.training.scheduled import ScheduledTrainer
-from nnunet_ima.training.settings import refuse_other_settings
 from nnunet_ima.training.snapshots import AVERAGED, Snapshot, add_snapshots
 from nnunet_ima.training.validation import dice_counts
 from nnunet_ima.training.warm_start import bare_network
@@ -36,13 +35,11 @@ class RobustTrainer(ScheduledTrainer):
         method_name: of the method, which the thin trainers set.
         method: the method with its state.
         average: the averaged weights, if the settings want them.
-        resumed: settings, state of the method and file of the checkpoint that was loaded.
     """
 
     method_name: ClassVar[str] = "ima"
     method: Method
     average: WeightAverage | None
-    resumed: dict[str, Any] | None = None
 
     def initialize(self) -> None:
         """Build nnU-Net's parts, then those of the method."""
@@ -73,12 +70,10 @@ class RobustTrainer(ScheduledTrainer):
         Raises:
             ValueError: the training was begun with other settings or other cases.
         """
-        if self.resumed is not None:
-            refuse_other_settings(self.resumed["settings"], self.settings, self.resumed["file"])
         super().on_train_start()
         self.method = self._new_method(tuple(self.do_split()[0]))
-        if self.resumed is not None:
-            self.method.load_state_dict(self.resumed["state"])
+        if self.stored is not None:
+            self.method.load_state_dict(self.stored["state"])
         if "eps" in self.settings.options:
             self.print_to_log_file(f"Noise: {self.budget.describe(self.settings.options['eps'])}", add_timestamp=False)
 
@@ -251,15 +246,14 @@ class RobustTrainer(ScheduledTrainer):
 
     # checkpoints -----------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """nnU-Net's checkpoint with the method's state and the settings inside: numbers, strings and tensors."""
-        self.my_init_kwargs["nnunet_ima"] = {
+    def to_store(self) -> dict[str, Any]:
+        """See `ScheduledTrainer.to_store`: the method's state, all settings and the averaged weights."""
+        return {
             "method": self.method_name,
             "state": self.method.state_dict(),
             "settings": self.settings.as_dict(),
             "average": {} if self.average is None else self.average.state_dict(),
         }
-        super().save_checkpoint(filename)
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """Load nnU-Net's part and ours.
@@ -270,8 +264,8 @@ class RobustTrainer(ScheduledTrainer):
         if not self.was_initialized:
             self.initialize()
         super().load_checkpoint(filename_or_checkpoint)
-        stored = self.my_init_kwargs.pop("nnunet_ima", None)
-        method = None if stored is None else stored.get("method", "ima")  # release 0.1 knew no other
+        stored = self.stored or {}
+        method = stored.get("method", "ima") if stored else None  # release 0.1 knew no other
         if method != self.method_name:
             msg = (
                 f"{filename_or_checkpoint} holds nothing of the method {self.method_name}: {type(self).__name__} did "
@@ -279,10 +273,11 @@ class RobustTrainer(ScheduledTrainer):
             )
             raise ValueError(msg)
         register_series(self.logger.local_logger.my_fantastic_logging)
+        average = stored.pop("average", {})  # release 0.1 had none
         if self.average is not None:
-            self.average.load_state_dict(stored.get("average", {}))  # release 0.1 had none
-        state = stored["state"] if "state" in stored else {"margins": stored["margins"]}
-        self.resumed = {"settings": stored["settings"], "state": state, "file": str(filename_or_checkpoint)}
+            self.average.load_state_dict(average)
+        if "state" not in stored:  # its margins stood beside the settings
+            stored["state"] = {"margins": stored["margins"]}
 
 
 def sample_names(batch: dict[str, Any]) -> list[Sample]:

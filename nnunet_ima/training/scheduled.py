@@ -17,8 +17,11 @@ from nnunet_ima.checkpoints import load_checkpoint
 from nnunet_ima.files import atomic_file
 from nnunet_ima.pace import Pace
 from nnunet_ima.training.batches import SeededBatches, seed_all, stream
-from nnunet_ima.training.settings import resolve_settings
+from nnunet_ima.training.settings import refuse_other_settings, resolve_settings
 from nnunet_ima.training.warm_start import load_weights, resolve_start
+
+DECISIVE = ("epochs", "iterations_per_epoch", "seed", "start_from")
+"""Settings that decide the weights of a training without a method."""
 
 
 class ScheduledTrainer(nnUNetTrainer):
@@ -31,10 +34,12 @@ class ScheduledTrainer(nnUNetTrainer):
     Attributes:
         method_name: of the method whose settings these are.
         draws: whether this epoch draws the curves.
+        stored: what the checkpoint that was loaded holds of ours; None: none was, or an earlier release wrote it.
     """
 
     method_name: ClassVar[str] = "plain"
     draws: bool = True
+    stored: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -61,7 +66,13 @@ class ScheduledTrainer(nnUNetTrainer):
         super().initialize()
 
     def on_train_start(self) -> None:
-        """Check the warm start before any work is done, then print the settings and start from it."""
+        """Check the settings and the warm start before any work is done, then print the settings and start from it.
+
+        Raises:
+            ValueError: the training was begun with other settings.
+        """
+        if self.stored is not None:
+            refuse_other_settings(self.stored["settings"], self.settings, self.stored["file"])
         start = None
         if self.settings.start_from is not None and self.current_epoch == 0:
             start = resolve_start(self.settings.start_from, self)
@@ -99,8 +110,13 @@ class ScheduledTrainer(nnUNetTrainer):
             ),
         )
 
+    def to_store(self) -> dict[str, Any]:
+        """What a checkpoint holds of ours: numbers, strings and tensors."""
+        return {"method": self.method_name, "settings": {key: getattr(self.settings, key) for key in DECISIVE}}
+
     def save_checkpoint(self, filename: str) -> None:
-        """Write nnU-Net's checkpoint so that a power cut leaves the old one or the new one."""
+        """Write nnU-Net's checkpoint, ours inside, so that a power cut leaves the old one or the new one."""
+        self.my_init_kwargs["nnunet_ima"] = self.to_store()
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -108,7 +124,7 @@ class ScheduledTrainer(nnUNetTrainer):
             super().save_checkpoint(stream)  # nnU-Net hands it to torch.save
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """Load nnU-Net's checkpoint, which nnU-Net alone would do without a look at its check sums or its code.
+        """Load nnU-Net's checkpoint and ours in it; nnU-Net alone would look at neither check sums nor code.
 
         Raises:
             ValueError: the file is damaged, or would run code.
@@ -116,6 +132,8 @@ class ScheduledTrainer(nnUNetTrainer):
         if isinstance(filename_or_checkpoint, str | Path):
             load_checkpoint(Path(filename_or_checkpoint), way_out=f"Go on from another file of {self.output_folder}")
         super().load_checkpoint(filename_or_checkpoint)
+        stored = self.my_init_kwargs.pop("nnunet_ima", None)
+        self.stored = None if stored is None else {**stored, "file": str(filename_or_checkpoint)}
 
     def on_train_end(self) -> None:
         """Write the final checkpoint and stop the workers."""

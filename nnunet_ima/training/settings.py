@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any
 
 from nnunet_ima.datasets.tasks import find_task
-from nnunet_ima.methods import Run, make_method, method_class, options
+from nnunet_ima.methods import OF_ONE_LEVEL, Run, make_method, method_class, options
 from nnunet_ima.methods.base import Noise, Share, Steps
 from nnunet_ima.perturbation.budget import Budget
 from nnunet_ima.perturbation.norms import NORMS
@@ -25,8 +25,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "paper": {},
 }
-OF_ONE_LEVEL = ("adv", "trades", "fat", "gairat", "te")
-"""Methods that train at one noise level; others search margins up to a largest one."""
 FORMER = {"eps_max": "eps", "pgd_steps": "steps"}
 """Names that release 0.1 gave to settings of IMA → names."""
 UNKNOWN_TASK = {"eps": 0.1, "delta": 0.005}
@@ -132,10 +130,11 @@ def resolve_settings(plans: Mapping[str, Any], method: str = "ima") -> Settings:
         chosen |= margins | given
         inherited = [key for key in UNKNOWN_TASK if key in packaged and chosen[key] == packaged[key]]
     else:
-        given = {key: value for key, value in own.items() if method != "plain"}
-        _refuse_unknown(method, given, tuple(options(method)))
-        chosen |= _usual_noise(method, margins["eps"]) | given
-        inherited = ["eps"] if "eps" in chosen and "eps" not in given and margins["eps"] == packaged.get("eps") else []
+        _refuse_unknown(method, own, tuple(options(method)))
+        chosen |= _usual_noise(method, margins["eps"]) | own
+        if method == "ddn" and "first" not in own and isinstance(own.get("eps"), int | float):
+            chosen["first"] = own["eps"] / 8
+        inherited = ["eps"] if "eps" in chosen and "eps" not in own and margins["eps"] == packaged.get("eps") else []
     norm = schedule.get("norm", Settings.norm)
     if task and norm != packaged["norm"] and inherited:
         # prepared data sets carry the task's numbers in their plans
@@ -195,7 +194,12 @@ def _check(where: str, values: Mapping[str, Any], kind: type = Settings) -> None
 def _refuse_unknown(where: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     for key in given:
         if key not in known:
-            msg = f'"{where}": unknown setting {key!r}; known are {", ".join(known)}'
+            told = (
+                f"known are {', '.join(known)}"
+                if known
+                else f'it has none; those of "schedule" are {", ".join(SCHEDULE)}'
+            )
+            msg = f'"{where}": unknown setting {key!r}; {told}'
             raise ValueError(msg)
 
 
@@ -213,13 +217,16 @@ def refuse_other_settings(stored: Mapping[str, Any], settings: Settings, file: s
     Raises:
         ValueError: some differ; the message names them.
     """
-    before, now = ({**it, **it.pop("options", {})} for it in (dict(stored), settings.as_dict()))
-    before = {FORMER.get(key, key): value for key, value in before.items()}
-    differing = [
-        f"{key} was {value!r}, now {now.get(key)!r}"
-        for key, value in before.items()
-        if now.get(key) != value and key not in LOOKS
-    ]
+    now = settings.as_dict()
+    own = now.pop("options")
+    known = []
+    for key, value in stored.items():
+        if key not in (*LOOKS, "options"):
+            name = FORMER.get(key, key)
+            known.append((name, value, now if name in now else own))  # release 0.1 had all in one
+    # apart from the others, since a method's option may have the name of one of them: FAT's tau
+    known += [(key, value, own) for key, value in stored.get("options", {}).items()]
+    differing = [f"{key} was {value!r}, now {at.get(key)!r}" for key, value, at in known if at.get(key) != value]
     if differing:
         msg = (
             f"{file} was trained with other settings ({'; '.join(differing)}). Put them back into the plans to go on, "

@@ -21,6 +21,8 @@ def dice_counts(
 ) -> np.ndarray:
     """Voxels (3, K) of a validation batch: true positive, false positive, false negative.
 
+    Under attack only patches that hold foreground count, since others are not attacked: their Dice cannot fall.
+
     Args:
         trainer: a `RobustTrainer`, for its labels, settings and device.
         network: bare module.
@@ -39,4 +41,7 @@ def dice_counts(
             with torch.enable_grad():
                 x = pgd(problem, loss, steps=trainer.settings.robust_steps, generator=generator).x
         with torch.no_grad():
-            return overlap_counts(model(x), y, trainer.labels).sum(1).cpu().numpy()
+            counts = overlap_counts(model(x), y, trainer.labels)
+    if generator is not None:
+        counts = counts[:, trainer.labels.any_foreground(y)]
+    return counts.sum(1).cpu().numpy()

@@ -50,6 +50,14 @@ WRONG_TAUS = (3, "x", None, [], {}, [1], [[0]], [[0, 0, 0]], [["0", 1]], [[0, 0.
 WRONG_TAUS += ([[0, 0], [0.9, 2], [0.5, 1]], [[0, 0], [0, 1]], [[0, 0], [2, 1]], [[0, 10**9]])
 
 
+def test_in_another_norm_the_noise_that_is_watched_is_of_that_norm() -> None:
+    adv = resolve_settings("adv", "cpu", {"norm": "Linf", "eps": 0.03})
+    ima = resolve_settings("ima", "paper", {"norm": "Linf", "eps": 0.03})
+    ce = resolve_settings("ce", "cpu", {"norm": "Linf"})
+    assert (adv.robust_eps, ima.robust_eps, ce.robust_eps) == (0.03, 0.015, 8 / 255)
+    assert resolve_settings("adv", "cpu", {"norm": "Linf", "eps": 0.03, "robust_eps": 0.1}).robust_eps == 0.1
+
+
 def test_structured_settings_come_from_json() -> None:
     fat = resolve_settings("fat", "cpu", {"tau": [[0, 0], [0.5, 1]], "epochs": 10}).make_method(())
     patience = []

@@ -196,6 +196,13 @@ def test_a_training_can_begin_with_another_ones_weights(trained: Path, tmp_path:
         fit(training_data(), chosen, tmp_path / "ce", start=trained / "snapshot_003.pt")
 
 
+def test_other_classes_are_no_start(trained: Path, tmp_path: Path) -> None:
+    data = training_data()
+    other = replace(data, classes=("b", "a"))
+    with pytest.raises(ValueError, match=r"model\.pt tells a, b apart, the images b, a"):
+        fit(other, settings("ce", start_from="ima"), tmp_path / "ce", start=trained / MODEL)
+
+
 def test_images_that_the_network_cannot_take_leave_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size=16 does not suit the network"):
         fit(replace(training_data(), x=torch.rand(48, 1, 16, 16)), settings("ce", size=16), tmp_path / "ce")

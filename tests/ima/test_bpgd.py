@@ -211,6 +211,16 @@ def test_noise_stays_where_it_is_free(network: Problem) -> None:
         assert found.crossed.any()
 
 
+def test_no_start_is_drawn_that_nobody_uses(network: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    draw = L2.random
+    monkeypatch.setattr(L2, "random", lambda norm, x, generator: drawn.append(len(x)) or draw(norm, x, generator))
+    network.attack(0.5)
+    assert not drawn
+    network.attack(0.5, free_gradient=False)
+    assert drawn == [len(network.x)]
+
+
 def test_a_vanished_gradient_at_the_start_falls_back_to_the_random_start() -> None:
     """Around 0 the model is flat: only a random start leaves the plateau."""
 

@@ -201,6 +201,18 @@ def test_ddn_noise_on_a_linear_classifier_has_its_distance() -> None:
     assert all(weight.requires_grad and weight.grad is None for weight in model.parameters())
 
 
+def test_ddn_finds_the_same_noise_in_any_unit() -> None:
+    """Images and their noise four times as large: its steps are, too."""
+    model, x, y, _ = far_and_near()
+    found = []
+    for scale in (1, 4):
+        method = built("ddn", run(names=[""] * 8), eps=9.0, steps=10, first=0.2 * scale)
+        assert isinstance(method, DecoupledDirectionNorm)
+        scaled = learner(model, scale * x, y, [""] * 8)
+        found.append(method.attack(lambda z, scale=scale: model(z / scale), scaled) / scale)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
 def test_images_that_are_wrong_are_learnt_as_they_are_by_ima_and_mma_and_ddn() -> None:
     model, x, y, _ = far_and_near()
     for name in ("ima", "mma", "ddn"):
@@ -211,6 +223,26 @@ def test_images_that_are_wrong_are_learnt_as_they_are_by_ima_and_mma_and_ddn() -
         if name != "ddn":
             assert all(torch.equal(batch, x) for batch in seen.seen if len(batch))
         assert loss.item() == pytest.approx(nn.functional.cross_entropy(model(x), 1 - y).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", NOISY)
+def test_passes_are_those_that_were_made(name: str) -> None:
+    x, y = problem()
+    method, seen = built(name, run(), eps=0.5), Recorder(network())
+    _, log = step(method, seen, x, y, NAMES)
+    assert log["forward"] == sum(map(len, seen.seen))
+
+
+def test_ima_of_boundary_samples_alone_begins_at_random() -> None:
+    """The clean loss has no weight, and the gradient of nothing shows no direction."""
+    model, x, y, _ = far_and_near()
+    names = [str(i) for i in range(8)]
+    method = built("ima", run(names=names), eps=1.0, beta=1.0, start="gradient", steps=3)
+    _, log = step(method, model, x, y, names)
+    assert log["attacked"] == 8
+    assert log["backward"] - 2 * 8 <= 3 * 8
+    random = built("ima", run(names=names), eps=1.0, beta=1.0, start="random", steps=3)
+    assert step(random, model, x, y, names)[1] == log
 
 
 def test_mma_leaves_images_with_a_sufficient_margin_alone() -> None:
@@ -258,8 +290,11 @@ def test_geometry_aware_weights_favour_images_near_the_boundary() -> None:
     assert isinstance(method, GeometryAware)
     weights = method.weights(torch.tensor([0, 5, 10]))
     assert weights.mean().item() == pytest.approx(1)
-    expected = (1 + torch.tanh(-1 + 5 * (1 - 2 * torch.tensor([0, 5, 10]) / 10))) / 2
-    assert torch.allclose(weights, expected / expected.mean())
+    expected = (1 + torch.tanh(-1 + 5 * (1 - 2 * torch.tensor([0.0, 5.0, 10.0]).double() / 10))) / 2
+    assert torch.allclose(weights.double(), expected / expected.mean(), rtol=1e-4)
+    far = built("gairat", run(epochs=10), shift=-50.0)  # where 1 + tanh is 0 in single precision
+    assert isinstance(far, GeometryAware)
+    assert far.weights(torch.tensor([10, 10, 10])).tolist() == pytest.approx([1, 1, 1])
     assert not method.counts
     method.begin_epoch(5)
     assert method.counts

@@ -74,6 +74,16 @@ def test_a_checkpoint_does_not_go_on_under_other_settings(make_trainer) -> None:
     assert {name for name in after if after[name] != before.get(name)} <= {Path(resumed.log_file).name}  # nnU-Net's log
 
 
+def test_a_plain_training_does_not_go_on_under_other_settings(make_trainer) -> None:
+    first = make_trainer(trainer=nnUNetTrainerPlain, epochs=1, iterations_per_epoch=1)
+    first.run_training()
+    file = Path(first.output_folder) / "checkpoint_final.pth"
+    resumed = make_trainer(trainer=nnUNetTrainerPlain, resume=True, epochs=2, iterations_per_epoch=1)
+    resumed.load_checkpoint(str(file))
+    with pytest.raises(ValueError, match=r"was trained with other settings \(epochs was 1, now 2\)"):
+        resumed.run_training()
+
+
 def test_a_checkpoint_of_the_first_release_goes_on_with_slices(make_trainer) -> None:
     """It knows no margin_key, and a margin per case, from which its slices start."""
     first = make_trainer(snapshot_interval=1, epochs=3, margin_key="case")

@@ -140,6 +140,32 @@ def test_other_settings_than_those_of_the_checkpoint_are_named() -> None:
         refuse_other_settings(of_0_1 | {"pgd_steps": 20}, settings, "latest.pth")
 
 
+def test_a_method_s_options_are_compared_one_by_one() -> None:
+    """One that an earlier release did not know is free; FAT's tau is not the tau that all methods share."""
+    settings = resolve_settings(plans())
+    stored = settings.as_dict()
+    del stored["options"]["margin_key"]
+    refuse_other_settings(stored, settings, "latest.pth")
+    stored["options"]["beta"] = 0.4
+    with pytest.raises(ValueError, match=r"\(beta was 0\.4, now 0\.7\)"):
+        refuse_other_settings(stored, settings, "latest.pth")
+    before = resolve_settings(plans() | {"schedule": {"tau": 0.9}}, "fat").as_dict()
+    with pytest.raises(ValueError, match=r"\(tau was 0\.9, now 0\.5\)"):
+        refuse_other_settings(before, resolve_settings(plans() | {"schedule": {"tau": 0.5}}, "fat"), "latest.pth")
+
+
+def test_plain_training_has_no_settings_of_its_own() -> None:
+    with pytest.raises(ValueError, match=r'"plain": unknown setting \'epoch\'; it has none; those of "schedule" are'):
+        resolve_settings(change_settings(plans(), "plain", {"epoch": 3}), "plain")
+
+
+def test_the_norm_that_ddn_begins_with_follows_its_largest_noise() -> None:
+    options = resolve_settings(change_settings(plans(), "ddn", {"eps": 0.4}), "ddn").options
+    assert options["first"] == pytest.approx(0.05)
+    with pytest.raises(ValueError, match="eps"):
+        resolve_settings(change_settings(plans(), "ddn", {"eps": "much"}), "ddn")
+
+
 def test_unknown_keys_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="epsmax"):
         resolve_settings(plans(epsmax=3))
