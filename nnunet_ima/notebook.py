@@ -171,7 +171,7 @@ def _table(file: Path, way_out: str) -> pd.DataFrame:
         msg = f"{file} does not exist; {way_out}"
         raise FileNotFoundError(msg)
     try:
-        return pd.read_csv(file, dtype=NAMES, keep_default_na=True)
+        return pd.read_csv(file, dtype=NAMES, keep_default_na=False, na_values=[""])  # "NA" may be a name
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         msg = f"{file} is damaged ({error}); {way_out}"
         raise ValueError(msg) from error

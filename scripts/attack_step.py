@@ -116,17 +116,17 @@ def seconds_of(work: Callable[[], None], x: Tensor) -> float:
     begin = perf_counter()
     work()
     if x.is_cuda:
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(x.device)
     return perf_counter() - begin
 
 
 def peak_bytes(work: Callable[[], None], x: Tensor) -> float:
     """Most bytes that tensors hold, weights apart."""
     if x.is_cuda:
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated(x.device)
+        torch.cuda.reset_peak_memory_stats(x.device)
         work()
-        return float(torch.cuda.max_memory_allocated() - before)
+        return float(torch.cuda.max_memory_allocated(x.device) - before)
     with LiveBytes() as counted:
         work()
     return float(counted.peak)

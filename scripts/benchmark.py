@@ -273,9 +273,9 @@ def textbook_step(trainer: RobustTrainer, batch: dict[str, Any], steps: int = 20
 def _peak_memory(trainer: RobustTrainer, step: Callable[[Any], Any], batch: dict[str, Any]) -> float:
     """Most bytes that tensors hold during a step: weights, momentum, gradients, activations."""
     if trainer.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.reset_peak_memory_stats(trainer.device)
         step(batch)
-        return float(torch.cuda.max_memory_allocated())
+        return float(torch.cuda.max_memory_allocated(trainer.device))
     trainer.optimizer.zero_grad(set_to_none=True)
     with LiveBytes() as counted:
         step(batch)
@@ -284,7 +284,7 @@ def _peak_memory(trainer: RobustTrainer, step: Callable[[Any], Any], batch: dict
 
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def report(measured: dict[str, Any]) -> str:

@@ -41,11 +41,9 @@ def main() -> None:
     alarms = sum(likeness.score(scan) > likeness.threshold for scan in scans)
     print(f"{likeness.scans} training scans of {name}, fold {arguments.fold}; threshold {likeness.threshold:.2f}.")
     print(f"False alarms: {alarms} of {len(scans)} validation scans ({alarms / len(scans):.1%}).\n")
-    print(
-        f"| share of {arguments.cases} validation scans flagged | 1 | 2 | 3 | 4 | 5 | most often by |\n|---|"
-        + "---|" * 6
-    )
-    some = [scans[number * len(scans) // arguments.cases] for number in range(min(arguments.cases, len(scans)))]
+    count = min(arguments.cases, len(scans))
+    print(f"| share of {count} validation scans flagged | 1 | 2 | 3 | 4 | 5 | most often by |\n|---|" + "---|" * 6)
+    some = [scans[number * len(scans) // count] for number in range(count)]
     for disturbance in DISTURBANCES.values():
         if any(disturbance.refusal(scan) for scan in some):
             continue

@@ -78,7 +78,7 @@ class PaperProtocol:
             self.losses,
             self.cases,
         )
-        table = ProtocolTable(self.output.with_suffix(".json"), question, self.note)
+        table = ProtocolTable(self.output.with_name(f"{self.output.name}.json"), question, self.note)
         models = {}
         for entry in self.models:
             name, _, place = entry.partition("=")  # so names hold no "="

@@ -37,6 +37,9 @@ if [[ -n ${PYTHON:-} ]]; then
     command -v "$PYTHON" >/dev/null || fail "PYTHON=$PYTHON is not a command."
     is_recent "$PYTHON" ||
         fail "PYTHON=$PYTHON is not Python 3.10 or newer ($("$PYTHON" --version 2>&1 | head -n 1))."
+    if [[ -x .venv/bin/python && $("$PYTHON" --version) != $(.venv/bin/python --version) ]]; then
+        fail ".venv has $(.venv/bin/python --version), PYTHON=$PYTHON is $("$PYTHON" --version). For the latter remove .venv first."
+    fi
 else
     PYTHON=$(find_python) || fail "no Python 3.10 or newer found. Install one (Debian: apt-get install python3" \
         "python3-venv) or name it: PYTHON=/path/to/python bash scripts/setup.sh"

@@ -52,7 +52,7 @@ from train_here import train_here
 from nnunet_ima.commands import attack
 from nnunet_ima.commands._defences import Home
 from nnunet_ima.datasets.overlay import read_plans
-from nnunet_ima.files import atomic_file
+from nnunet_ima.files import atomic_file, write_atomically
 from nnunet_ima.segmentation.protocol_table import ProtocolTable, Question
 from nnunet_ima.training import batches as seeded
 from nnunet_ima.training.trainers import nnUNetTrainerPlain  # noqa: F401 - imported before processes fork
@@ -96,7 +96,7 @@ class SideBySide:
         trainings = {entry["label"]: _with_defaults(entry, content) for entry in content["training"]}
         begin, fork = perf_counter(), multiprocessing.get_context("fork")  # what is imported here is there at once
         if self.batches:
-            keep_batches(self.batches)
+            keep_batches(self.batches / content["dataset"] / content["configuration"])
         waiting = [label for label in trainings if not _finished(self.output / f"{label}.json")]
         running: dict[str, Any] = {}
         while waiting or running:
@@ -140,8 +140,10 @@ class One:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         torch.set_num_threads(1)
-        self.row = {key: self.training.get(key) for key in ("label", "method", "fold", "settings")}
-        self.row["device"] = torch.cuda.get_device_name() if self.device == "cuda" else "cpu"
+        file = self.output / f"{self.training['label']}.json"
+        self.row = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        self.row |= {key: self.training.get(key) for key in ("label", "method", "fold", "settings")}
+        self.row["device"] = torch.cuda.get_device_name(self.device) if "cuda" in self.device else "cpu"
         folder, fold = self._train(), self.training["fold"]
         begin, label = perf_counter(), self.training["label"]
         steps, every = self.training.get("steps", 100), self.training.get("every", 1)
@@ -194,7 +196,7 @@ class One:
         if begin is not None:
             self.row[name] = round(perf_counter() - begin, 1)
         file = self.output / f"{self.training['label']}.json"
-        file.write_text(json.dumps(self.row, indent=1, default=float) + "\n", encoding="utf-8")
+        write_atomically(file, json.dumps(self.row, indent=1, default=float) + "\n")
 
 
 def keep_batches(folder: Path) -> None:
@@ -202,7 +204,8 @@ def keep_batches(folder: Path) -> None:
     make = seeded.SeededBatches.__getitem__
 
     def look_up(self: Any, index: int) -> dict[str, Any]:
-        cases = hashlib.sha256(json.dumps(sorted(self.loader.indices)).encode()).hexdigest()[:16]
+        made_of = [sorted(self.loader.indices), self.loader.batch_size, [int(size) for size in self.loader.patch_size]]
+        cases = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:16]
         file = folder / cases / "_".join(map(str, self.seed)) / f"{index}.pkl"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -255,7 +258,8 @@ def pack(results: Path, output: Path, labels: list[str]) -> None:
 
 
 def _with_defaults(training: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    settings = content.get("settings", {}) | training.get("settings", {})
+    shared = {} if "trained" in training else content.get("settings", {})
+    settings = shared | training.get("settings", {})
     return {"audit": content.get("audit")} | training | {"settings": settings}
 
 

@@ -95,6 +95,14 @@ def test_a_damaged_summary_is_named(written: Path, damage: str) -> None:
         nnunet_ima.load_audit(written)
 
 
+def test_names_stay_text(tmp_path: Path) -> None:
+    file = tmp_path / "cases.csv"
+    file.write_text("case,dice\nNA,0.5\n007,\nNone,1\n")
+    table = notebook._table(file, "")
+    assert table["case"].tolist() == ["NA", "007", "None"]
+    assert table["dice"].isna().tolist() == [False, True, False]
+
+
 def test_damaged_tables_are_named(written: Path) -> None:
     (written / "cases.csv").write_bytes(b"")
     with pytest.raises(ValueError, match=r"cases.csv is damaged"):

@@ -40,6 +40,15 @@ audit = []
 settings = {{ beta=0.75 }}
 steps = 2
 every = 4
+
+[[training]]
+label = "plain"
+method = "plain"
+fold = 0
+trained = "nnUNetTrainerPlain__nnUNetPlans__2d_cpu"
+audit = []
+steps = 2
+every = 4
 """
 
 
@@ -63,6 +72,8 @@ def test_trainings_are_measured_with_what_the_file_says(make_phantom: MakePhanto
     logs = "".join(log.read_text() for log in output.glob("*.log"))
     assert done.returncode == 0, done.stdout + done.stderr + logs[-3000:]
 
+    pretrained = json.loads((output / "plain.json").read_text())
+    assert (pretrained["settings"], pretrained["finished"]) == ({}, True)  # nothing of what others train with
     rows = {label: json.loads((output / f"{label}.json").read_text()) for label in ("all", "own")}
     assert {label: row["settings"]["beta"] for label, row in rows.items()} == {"all": 0.25, "own": 0.75}
     for label, row in rows.items():

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from nnunet_ima.classification.settings import Settings
+from nnunet_ima.classification.settings import LOOKS, Settings
 from nnunet_ima.classification.training_data import TrainingData
 from nnunet_ima.evidence.store import sha256
 from nnunet_ima.files import read_json, write_atomically
@@ -53,7 +53,7 @@ def _compare(folder: Path, wanted: dict[str, Any]) -> None:
     if not isinstance(stored, dict) or not isinstance(former := stored.get("settings"), dict):
         raise ValueError(f"{folder / FILE} does not describe a training; {way_out}")
     differing = [key for key in wanted if key != "settings" and stored.get(key) != wanted[key]]
-    differing += [key for key in wanted["settings"] if former.get(key) != wanted["settings"][key]]
+    differing += [key for key, value in wanted["settings"].items() if former.get(key) != value and key not in LOOKS]
     if differing:
         msg = f"{folder} holds a training with other {', '.join(differing)}; choose another --output, or remove it"
         raise ValueError(msg)

@@ -19,6 +19,8 @@ NETWORKS = ("resnet18", "small", "wrn-28-4", "cnn")
 PLANS = ("covid", "natural_images")
 """Files of presets in `plans/`."""
 SCHEDULES = ("constant", "one-cycle")
+LOOKS = ("robust_eps", "robust_steps", "robust_images")
+"""Settings that decide nothing about the weights."""
 USUAL_LINF = 8 / 255
 """What is usual on images in [0, 1]."""
 

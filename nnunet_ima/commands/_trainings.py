@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,21 @@ def train_here(training: Training, device: str, folders: dict[str, str]) -> None
     words = [*training.arguments(), "-device", kind]
     command = [sys.executable, "-m", "nnunet_ima.cluster.held", "nnUNetv2_train", *words]
     follow(command, training.log, told, env=environment, start_new_session=True)
+
+
+@contextmanager
+def only_gpu(number: str) -> Iterator[None]:
+    """Let processes that are started see this GPU alone, counted as this process counts them; "": all."""
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if number:
+        os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[int(number)] if before else number
+    try:
+        yield
+    finally:
+        if number and before is None:
+            del os.environ["CUDA_VISIBLE_DEVICES"]
+        elif number:
+            os.environ["CUDA_VISIBLE_DEVICES"] = str(before)
 
 
 def _visible(device: str, visible: str | None) -> str:

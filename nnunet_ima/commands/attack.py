@@ -184,7 +184,8 @@ class Attack:
     """Print what the audit will cost, and stop."""
 
     lock: Path | None = None
-    """Write the protocol of this audit (attacks, levels, models, cases, by their hashes) into a TOML file, and stop."""
+    """Write the protocol of this audit (all that is measured; models and cases by their hashes) into a TOML file, and
+    stop."""
 
     protocol: Path | None = None
     """Protocol that was locked before: the audit is refused where it differs."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import torch
 import tyro
 
 from nnunet_ima._methods import ALIASES
@@ -19,7 +18,7 @@ from nnunet_ima.commands._compare_images import CompareImages
 from nnunet_ima.commands._defences import Defence, Home
 from nnunet_ima.commands._run import check_output, run_cli, usable_device
 from nnunet_ima.commands._training import run_training
-from nnunet_ima.commands._trainings import Training, train_apart
+from nnunet_ima.commands._trainings import Training, only_gpu, train_apart
 from nnunet_ima.commands.plan import parse_settings
 from nnunet_ima.datasets.folders import find_dataset, nnunet_folder
 from nnunet_ima.datasets.overlay import read_plans
@@ -223,9 +222,11 @@ class Compare:
             with connected(self._workers()) as client:
                 train_apart(client, left, device)
             return
+        kind, _, number = device.partition(":")
         for training in left:
-            arguments = [*training.arguments(), "-device", torch.device(device).type]
-            run_training(arguments, training.log, training.label, training.epochs)
+            arguments = [*training.arguments(), "-device", kind]
+            with only_gpu(number):  # nnU-Net's command knows no other than the first
+                run_training(arguments, training.log, training.label, training.epochs)
 
     def _training(self, defence: Defence, plans: dict[str, Any]) -> Training:
         from nnunet_ima.training.settings import resolve_settings

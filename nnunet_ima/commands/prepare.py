@@ -163,7 +163,7 @@ def _print_outcome(prepared: Prepared) -> None:
         f"  configurations  {', '.join(prepared.configurations)}",
         "",
         "Next, on a CPU:",
-        f"  nnUNetv2_train {number} 2d_cpu 0 -device cpu",
+        f"  nnUNetv2_train {number} 2d_cpu 0 -device cpu -tr nnUNetTrainerPlain",
         f"  nnUNetv2_train {number} 2d_cpu 0 -device cpu -tr nnUNetTrainerIMA",
         "or on a GPU:",
         f"  nnUNetv2_train {number} 3d_fullres 0 -tr nnUNetTrainerIMA",

@@ -100,7 +100,8 @@ def _extract(file: Path, scratch: Path) -> Path:
                     tar.extract(member, scratch, filter="data")
             # tarfile takes a file that ends between two members for a whole one; a whole one ends with zeros.
             tar.fileobj.seek(tar.offset)
-            if not tar.fileobj.read(tarfile.BLOCKSIZE):
+            end = tar.fileobj.read(tarfile.BLOCKSIZE)
+            if len(end) < tarfile.BLOCKSIZE or end.strip(b"\0"):
                 msg = "unexpected end of data"
                 raise tarfile.ReadError(msg)
     except (tarfile.FilterError, tarfile.HeaderError) as error:

@@ -18,7 +18,7 @@ from nnunet_ima.report.wording import interval_text, worst_rows
 from nnunet_ima.segmentation.result_rows import WORST
 
 FILE = "card.json"
-SCHEMA = 2
+SCHEMA = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class Apart:
         tasks = [Task((self._job, part), self._cost(part)) for part in parts]
         often = 0.2 if sys.stderr.isatty() else 30.0  # seconds; a log file would fill up
         with tqdm(total=each * len(parts), unit=unit, mininterval=often, maxinterval=60, disable=not parts) as bar:
-            for done in share(self._client, work, tasks, lambda _: bar.update()) if parts else ():
+            for done in share(self._client, work, tasks, lambda _: self._heard(bar)) if parts else ():
                 part = done.task.arguments[1]
                 if done.deadly:
                     lost[part.model, part.case.name] = str(done.error)
@@ -73,8 +73,6 @@ class Apart:
                     tqdm.write(f"{part.case.name}: a worker says {done.error!r}", file=sys.stderr)
                 else:
                     self._met(done.value[0])
-                with suppress(OSError):
-                    os.utime(self._job.sign)  # other machines remove what they find to be a day old
         return lost
 
     def look(self) -> None:
@@ -88,6 +86,12 @@ class Apart:
                 msg = f"a worker cannot begin: {done.error!r}"
                 raise ValueError(msg) from done.error
             self._met(done.value)
+
+    def _heard(self, bar: tqdm[Any]) -> None:
+        """A measurement is done."""
+        bar.update()
+        with suppress(OSError):
+            os.utime(self._job.sign)  # other machines remove what they find to be a day old
 
     def _met(self, environment: dict[str, Any]) -> None:
         if environment not in self._known:

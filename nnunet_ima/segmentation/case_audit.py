@@ -99,7 +99,8 @@ class CaseAudit:
             files = ", ".join(map(str, self.case.images))
             msg = f"{files} cannot be normalised as the model {self.name} needs it; look for voxels of extreme values"
             raise ValueError(msg)
-        if not self.pipeline.model.labels.any_foreground(volume.target[None]):
+        attacked = self.settings.eps or self.settings.vafa or self.settings.worst_shift
+        if attacked and not self.pipeline.model.labels.any_foreground(volume.target[None]):
             msg = (
                 f"{self.case.name}: its structures vanish at the spacing of {self.name}'s network, where attacks look "
                 "for them; leave the case out, or audit a configuration of finer spacing"

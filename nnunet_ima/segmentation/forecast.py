@@ -120,7 +120,9 @@ def _looks_and_steps(settings: Settings, cases: int, probed: int) -> tuple[int, 
     looks += len(attacks) + len(settings.attacks) + 2
     looks, steps = 2 + len(settings.eps) * looks, len(settings.eps) * steps  # clean, and for its temperature
     if settings.margins and settings.eps:
-        looks, steps = looks + margin.ROUNDS * (LOOKS + 1), steps + margin.ROUNDS * margin.STEPS
+        runs = margin.SEARCHES * (margin.ROUNDS + 1)
+        # before each run a look; in each search two looks at its beginning and two at its end; the known noise once
+        looks, steps = looks + runs * (LOOKS + 1) + 4 * margin.SEARCHES + 1, steps + runs * margin.STEPS
     looks += sum(entry.guesses + entry.samples for entry in settings.smoothings)
     looks += len(settings.vafa) * (LOOKS + 1)
     steps += len(settings.vafa) * frequency.steps(settings.steps)

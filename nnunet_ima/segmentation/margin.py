@@ -15,7 +15,7 @@ from nnunet_ima.segmentation.case_audit import CaseAudit
 from nnunet_ima.segmentation.target import Watch
 
 # Gradient steps of each round, share of the margin at which a search ends, most rounds, most searches.
-STEPS, TOLERANCE, ROUNDS, SEARCHES = 20, 0.02, 5, 2
+STEPS, TOLERANCE, ROUNDS, SEARCHES = 20, 0.02, 5, 3
 
 
 def margin(case: CaseAudit, watch: Watch | None = None) -> Margin:
@@ -63,30 +63,30 @@ def _search(case: CaseAudit, unit: Unit, stood: float, fallen: Result, watch: Wa
     """Search between two levels.
 
     Attacks see Dice on the network's grid, and end just below what they are asked for; the raw grid has the last word.
-    What it shows more than the other is asked for in addition.
+    What it shows more than the other is asked for in addition; how much that is, is seen first on the known noise.
     """
     threshold, labels, device = case.settings.threshold, case.pipeline.model.labels, case.pipeline.model.device
     component = replace(find_component(fallen.attack, str(fallen.worst_component)), steps=STEPS)
     generator, top = case.generator(unit.name), case.target.problem(case.radius(fallen.eps), watch, unit.name)
-    known, low, eps, dice = case.noise(fallen)[None].to(device), stood, fallen.eps, fallen.dice
+    known, eps, dice = case.noise(fallen)[None].to(device), fallen.eps, fallen.dice
     with torch.no_grad():
-        gap = max(0.0, fallen.dice - float(top.quality(top.model(top.x + known), top.y)[0]))
+        gap = fallen.dice - float(top.quality(top.model(top.x + known), top.y)[0])
     for _ in range(SEARCHES):
         if gap >= threshold:
             break
         found = minimal_eps(
             lambda eps: replace(top, eps=eps.to(device)),
             lambda problem, start: component.run(problem, labels, generator, start=start),
-            low=torch.tensor([case.radius(low)]),
+            low=torch.tensor([case.radius(stood)]),
             high=torch.tensor([case.radius(fallen.eps)]),
             known=known,
             threshold=threshold - gap,
             tolerance=TOLERANCE,
             rounds=ROUNDS,
         )
-        reached, seen = float(found.eps[0]) / case.radius(1.0), case.dice(case.volume.image + found.noise[0].cpu())
+        seen = case.dice(case.volume.image + found.noise[0].cpu())
         if seen < threshold:
-            eps, dice = reached, seen
+            eps, dice = float(found.eps[0]) / case.radius(1.0), seen
             break
-        low, gap = max(low, min(reached, fallen.eps)), max(gap, seen - float(found.quality[0]))
+        gap = max(gap, seen - float(found.quality[0]))
     return Narrowed(eps=eps, units=case.units.describe(case.radius(eps)), dice=dice)

@@ -18,6 +18,7 @@ from nnunet_ima.files import atomic_file
 from nnunet_ima.pace import Pace
 from nnunet_ima.training.batches import SeededBatches, seed_all, stream
 from nnunet_ima.training.settings import refuse_other_settings, resolve_settings
+from nnunet_ima.training.snapshots import FORMER
 from nnunet_ima.training.warm_start import load_weights, resolve_start
 
 DECISIVE = ("epochs", "iterations_per_epoch", "seed", "start_from")
@@ -136,8 +137,10 @@ class ScheduledTrainer(nnUNetTrainer):
         self.stored = None if stored is None else {**stored, "file": str(filename_or_checkpoint)}
 
     def on_train_end(self) -> None:
-        """Write the final checkpoint and stop the workers."""
+        """Write the final checkpoint, forget the end that a choice of snapshots had kept, and stop the workers."""
         super().on_train_end()
+        if self.local_rank == 0:
+            (Path(self.output_folder) / FORMER).unlink(missing_ok=True)
         self.dataloader_train = self.dataloader_val = None
 
 

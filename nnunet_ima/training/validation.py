@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ def dice_counts(
 ) -> np.ndarray:
     """Voxels (3, K) of a validation batch: true positive, false positive, false negative.
 
-    Under attack only patches that hold foreground count, since others are not attacked: their Dice cannot fall.
+    Patches without foreground are attacked, too: what can be made to appear there counts in the pooled Dice.
 
     Args:
         trainer: a `RobustTrainer`, for its labels, settings and device.
@@ -36,12 +37,15 @@ def dice_counts(
         if generator is not None:
             eps = torch.full((len(x),), trainer.budget.effective(trainer.settings.robust_eps)).to(x)
             free = noise_mask(x, trainer.image_channels)
-            problem = Problem(model, x, y, eps, trainer.method.run.norm, trainer.task.quality, free=free)
+            problem = Problem(model, x, y, eps, trainer.method.run.norm, partial(_quality, trainer), free=free)
             loss = bound("dice_ce", trainer.labels)
             with torch.enable_grad():
                 x = pgd(problem, loss, steps=trainer.settings.robust_steps, generator=generator).x
         with torch.no_grad():
-            counts = overlap_counts(model(x), y, trainer.labels)
-    if generator is not None:
-        counts = counts[:, trainer.labels.any_foreground(y)]
-    return counts.sum(1).cpu().numpy()
+            return overlap_counts(model(x), y, trainer.labels).sum(1).cpu().numpy()
+
+
+def _quality(trainer: Any, logits: Tensor, y: Tensor) -> Tensor:
+    """The task's, which is 0 without foreground, where an attack would end: there, less for each wrong voxel."""
+    wrong = overlap_counts(logits, y, trainer.labels)[1].sum(1)
+    return torch.where(trainer.labels.any_foreground(y), trainer.task.quality(logits, y), 1 / (1 + wrong))

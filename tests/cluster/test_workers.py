@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_ima.cluster.device import worker_device
+from nnunet_ima.cluster.share import UnfitWorkerError
 from nnunet_ima.cluster.workers import Workers, connected
 
 
@@ -51,8 +52,15 @@ def test_a_scheduler_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) 
         ("cuda", 5, 1, "cuda"),
         ("cuda:2", 0, 4, "cuda:2"),
         ("cuda", "SLURMCluster-2-1", 2, "cuda:1"),
-        ("cuda", "own name", 2, "cuda:0"),
+        ("cuda", "tcp://10.0.0.1:41583", 1, "cuda"),
     ],
 )
 def test_each_worker_has_a_device_of_its_own(wanted: str, name: object, seen: int, device: str) -> None:
     assert worker_device(wanted, name, seen) == device
+
+
+@pytest.mark.parametrize("name", ["own name", "tcp://10.0.0.1:41583"])
+def test_workers_without_a_number_do_not_share_a_gpu_unseen(name: str) -> None:
+    """A port is none: those that are free tend to be odd."""
+    with pytest.raises(UnfitWorkerError, match=r"sees 2 GPUs .*\(CUDA_VISIBLE_DEVICES=0 dask worker"):
+        worker_device("cuda", name, 2)

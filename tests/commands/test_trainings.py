@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from nnunet_ima.commands import _trainings
-from nnunet_ima.commands._trainings import Training, train_apart
+from nnunet_ima.commands._trainings import Training, only_gpu, train_apart
 
 distributed = pytest.importorskip("distributed")
 
@@ -74,3 +75,15 @@ def test_each_has_a_gpu_of_its_own(
     train_apart(client, [training(tmp_path, label) for label in ("ima", "adv")], "cuda")
     assert sorted(entry["env"]["CUDA_VISIBLE_DEVICES"] for entry in run) == ["2", "5"]
     assert all(entry["command"][-2:] == ["-device", "cuda"] for entry in run)
+
+
+def test_processes_see_the_gpu_that_was_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    with only_gpu("1"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "6"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with only_gpu("1"):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    with only_gpu(""):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ

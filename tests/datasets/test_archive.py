@@ -68,6 +68,17 @@ def test_truncated_tar(tar: Path, tmp_path: Path) -> None:
             open_archive(file, D4, tmp_path / f"scratch_{number}")
 
 
+def test_tar_with_a_damaged_header(tar: Path, tmp_path: Path) -> None:
+    """tarfile takes the members before it for all."""
+    content = bytearray(tar.read_bytes())
+    with tarfile.open(tar) as stream:
+        content[stream.getmembers()[3].offset + 10] ^= 1
+    file = tmp_path / "damaged.tar"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{file} is truncated or not a tar file"):
+        open_archive(file, D4, tmp_path / "scratch")
+
+
 def test_tar_that_writes_outside_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "evil.tar"
     with tarfile.open(file, "w") as stream:

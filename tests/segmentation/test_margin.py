@@ -28,19 +28,21 @@ def margin(pipeline: Pipeline, case: Case, folder: Path) -> Margin:
     return found
 
 
-@pytest.mark.parametrize("less", [0.0, 0.05, 0.3])
-def test_a_higher_dice_on_the_raw_grid_does_not_undo_the_search(
-    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, less: float
+def test_another_dice_on_the_raw_grid_does_not_undo_the_search(
+    pipeline: Pipeline, cases: list[Case], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attacks end just below what they look for; the raw grid may still be above the threshold there."""
-    dice = target.mean_dice_present
-    monkeypatch.setattr(
-        target, "mean_dice_present", lambda logits, y, labels: (dice(logits, y, labels) - less).clamp_min(0)
-    )
-    found = margin(pipeline, cases[0], tmp_path)
-    assert found.eps is not None
-    assert 0 < found.eps < 0.9  # 1 is the level that it lies below
-    assert found.dice < SETTINGS.threshold
+    """Attacks end just below what they look for; the raw grid, which has the last word, may tell more or less there."""
+    expected, dice = margin(pipeline, cases[0], tmp_path / "alike"), target.mean_dice_present
+    assert expected.eps is not None
+    for less in (-0.3, -0.02, 0.02, 0.1, 0.3):
+        monkeypatch.setattr(
+            target,
+            "mean_dice_present",
+            lambda logits, y, labels, less=less: (dice(logits, y, labels) - less).clamp(0, 1),
+        )
+        found = margin(pipeline, cases[0], tmp_path / str(less))
+        assert found.eps == pytest.approx(expected.eps, abs=2**-5)  # five halvings of the bracket from 0 to 1
+        assert found.dice < SETTINGS.threshold
 
 
 def test_a_case_whose_structures_vanish_on_the_network_s_grid_is_not_told_as_robust(

@@ -15,6 +15,7 @@ from nnunet_ima._methods import METHODS
 from nnunet_ima.report import progress
 from nnunet_ima.training import trainers
 from nnunet_ima.training.attackable import attackable
+from nnunet_ima.training.snapshots import FORMER
 from nnunet_ima.training.trainers import nnUNetTrainerIMA, nnUNetTrainerPlain
 from nnunet_ima.training.warm_start import bare_network
 
@@ -199,7 +200,11 @@ def test_compiled_network(make_trainer, learnt: list[Learning]) -> None:
 
 def test_plain_trainer_keeps_nnunet_s_step_on_our_schedule(make_trainer) -> None:
     trainer = make_trainer(trainer=nnUNetTrainerPlain, epochs=1, iterations_per_epoch=3)
+    of_another_training = Path(trainer.output_folder) / FORMER
+    of_another_training.parent.mkdir(parents=True, exist_ok=True)
+    of_another_training.write_text("its end, which a choice of snapshots had kept")
     trainer.run_training()
+    assert not of_another_training.exists()
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (1, 3)
     assert len(trainer.logger.get_value("train_losses", step=None)) == 1
 

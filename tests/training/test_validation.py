@@ -8,9 +8,9 @@ from trainer_fixtures import MakeTrainer
 from nnunet_ima.training.validation import dice_counts
 
 
-def test_only_patches_that_are_attacked_count_under_attack(make_trainer: MakeTrainer) -> None:
-    """Those without foreground are not: their Dice cannot fall. Without an attack they count, as in nnU-Net."""
-    trainer, numbers = make_trainer(), torch.Generator().manual_seed(0)
+def test_patches_without_foreground_are_attacked_too(make_trainer: MakeTrainer) -> None:
+    """They count in the pooled Dice, under attack with what it makes appear there."""
+    trainer, numbers = make_trainer(robust_eps=3.0), torch.Generator().manual_seed(0)
     trainer.on_train_start()
     batch = next(trainer.dataloader_train)
     trainer.network.eval()
@@ -18,7 +18,7 @@ def test_only_patches_that_are_attacked_count_under_attack(make_trainer: MakeTra
     target[0, :, 8:16, 8:16] = 1
     attacked, clean = (dice_counts(trainer, trainer.network, batch, source) for source in (numbers, None))
     assert (attacked[0] + attacked[2]).tolist() == (clean[0] + clean[2]).tolist() == [64, 0]
-    assert clean[1].sum() > target[0].numel()  # a fresh network finds foreground everywhere
-    assert 0 < attacked[1].sum() <= target[0].numel()
     target[:] = 0
-    assert not dice_counts(trainer, trainer.network, batch, numbers).any()
+    attacked, clean = (dice_counts(trainer, trainer.network, batch, source) for source in (numbers, None))
+    assert attacked[1].sum() > clean[1].sum()
+    assert not attacked[[0, 2]].any()
