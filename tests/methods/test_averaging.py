@@ -34,6 +34,7 @@ def test_a_stored_average_goes_on() -> None:
         whole.update(network(value))
         first.update(network(value))
     second.load_state_dict(first.state_dict())
+    assert second.state_dict().keys() == first.state_dict().keys()  # also before there is a network
     for average in (whole, second):
         average.update(network(7.0))
     for one, other in zip(whole.start(network(0)).parameters(), second.start(network(0)).parameters(), strict=True):
