@@ -1,4 +1,7 @@
-"""scripts/side_by_side.py at toy size on a CPU: its rows, and what the file says for all trainings."""
+"""scripts/side_by_side.py at toy size on a CPU: its rows, and what the file says for all trainings.
+
+Not part of scripts/test.sh; half a minute of one core: pytest -m slow tests/test_side_by_side.py
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
 from nnunet_ima.training.trainers import nnUNetTrainerPlain
@@ -61,6 +65,7 @@ def train_plain(phantom: PhantomDataset) -> None:
     nnUNetTrainerPlain(plans, "2d_cpu", 0, dataset, torch.device("cpu")).run_training()
 
 
+@pytest.mark.slow
 def test_trainings_are_measured_with_what_the_file_says(make_phantom: MakePhantom, tmp_path: Path) -> None:
     phantom, file, output = make_phantom(), tmp_path / "file.toml", tmp_path / "out"
     file.write_text(FILE.format(name=phantom.name))

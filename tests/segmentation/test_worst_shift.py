@@ -201,9 +201,14 @@ def test_the_command_tells_it_all(trained_model: Path, phantom: Any, tmp_path: P
     told = capsys.readouterr().out
     assert "## The worst realistic change" in told
     assert "blur of" in told
-    assert "Conclusive: all 3 checks of the evidence passed." in told
     assert (tmp_path / "out" / "worst_shift_m.png").stat().st_size > 5000
-    (row,) = json.loads((tmp_path / "out" / "summary.json").read_text())["worst_shift"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    # whether four steps find more than chance on one case depends on the model, and that on the processor
+    results = [check["result"] for check in summary["verdicts"]]
+    assert len(results) == 3
+    assert ("Conclusive: all 3 checks of the evidence passed." in told) == (results == ["passed"] * 3)
+    assert ("**NOT CONCLUSIVE.**" in told) == ("failed" in results)
+    (row,) = summary["worst_shift"]
     assert row["found"][0]["told"].keys() == {"blur", "gamma"}
     dossier = (tmp_path / "out" / "dossier.html").read_text()
     assert "The worst realistic change found" in dossier
