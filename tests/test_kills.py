@@ -43,6 +43,7 @@ def test_an_audit_with_two_workers(trained_model: Path, phantom: Any) -> None:
     same_end(kill("audit", KILLS, "--slowest", "20", *audit(trained_model, phantom)))
 
 
+@pytest.mark.slow  # every run compares an interrupted training with a whole one, in training/test_resume.py
 def test_a_training(phantom: Any) -> None:
     from nnunet_ima.commands import plan
 
