@@ -100,16 +100,14 @@ def train_here(training: Training, device: str, folders: dict[str, str]) -> None
 @contextmanager
 def only_gpu(number: str) -> Iterator[None]:
     """Let processes that are started see this GPU alone, counted as this process counts them; "": all."""
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if number:
-        os.environ["CUDA_VISIBLE_DEVICES"] = before.split(",")[int(number)] if before else number
-    try:
+    if not number:
         yield
-    finally:
-        if number and before is None:
-            del os.environ["CUDA_VISIBLE_DEVICES"]
-        elif number:
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(before)
+        return
+    from nnunet_ima.training.scheduled import environment  # takes seconds
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    with environment(CUDA_VISIBLE_DEVICES=visible.split(",")[int(number)] if visible else number):
+        yield
 
 
 def _visible(device: str, visible: str | None) -> str:
