@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from counted_bytes import LiveBytes
+from live_bytes import LiveBytes
 from random_models import image, make_model
 
 from nnunet_ima.attacks.presets import STANDARD
@@ -33,10 +33,10 @@ def test_an_attack_needs_what_the_forecast_says(component: Any, classes: int, mo
     model = make_model(classes=classes)
     volumes, peaks = (case(16, classes), case(48, classes)), []
     for volume in volumes:
-        with LiveBytes() as live:
+        with LiveBytes() as counted:
             problem = Target(Pipeline(model, 0.5, False, 1), volume, NORMS["L2"]).problem(1.0, None, "")
             component.with_steps(4).run(problem, model.labels, torch.Generator().manual_seed(0))
-        peaks.append(live.most)
+        peaks.append(counted.peak)
     short, long = (volumes_bytes(volume, model) for volume in volumes)
     assert 0.6 * (long - short) <= peaks[1] - peaks[0] <= long - short
 

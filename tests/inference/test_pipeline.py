@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from counted_bytes import LiveBytes
+from live_bytes import LiveBytes
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 from random_models import PATCH, image, make_model
@@ -239,9 +239,9 @@ def test_nothing_but_whole_volumes_grows_with_the_volume() -> None:
     peaks, shapes = [], ((8, 12, 15), (8, 12, 200))
     for shape in shapes:
         leaf, derivative = image((1, *shape)).requires_grad_(), torch.ones(1, 3, *shape)
-        with LiveBytes() as live:
+        with LiveBytes() as counted:
             torch.autograd.grad(pipeline(leaf[None]), leaf, derivative)
-        peaks.append(live.most)
+        peaks.append(counted.peak)
     window = 8 * 12 * 10 * 4
     assert peaks[0] > 2 * 20 * window  # two windows' activations are seen at all
     grown, voxels = peaks[1] - peaks[0], 8 * 12 * (200 - 15) * 4
@@ -331,13 +331,13 @@ def test_out_of_memory_halves_the_windows_and_changes_nothing() -> None:
 def test_nothing_is_left_of_an_attack_step() -> None:
     """An attack of hundreds of steps needs the memory of one; steps without a backward pass leave nothing either."""
     pipeline, leaf = Pipeline(make_model(), windows_per_pass=2), image((1, 8, 12, 30)).requires_grad_()
-    with LiveBytes() as live:
+    with LiveBytes() as counted:
         pipeline(leaf[None])
-        left = live.now()  # what it remembers of this shape
+        left = counted.live  # what it remembers of this shape
         for _ in range(3):
             torch.autograd.grad(pipeline(leaf[None]).square().sum(), leaf)
             pipeline(leaf[None])
-            assert live.now() == left
+            assert counted.live == left
     assert left <= 4 * (2 * 8 * 12 * 30 + 8 * 12 * 10)  # the volume itself, the window's weights, and what they sum to
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from counted_bytes import LiveBytes
+from live_bytes import LiveBytes
 from torch import Tensor
 
 from nnunet_ima.attacks.losses import LOSSES, bound
@@ -98,10 +98,10 @@ def test_a_loss_needs_its_derivative_and_a_slab(name: str, kind: str, cut: Calla
     target = torch.randint(2 if labels.regions else channels, shape, generator=generator).to(torch.uint8)
 
     def volumes() -> float:
-        with LiveBytes() as live:
+        with LiveBytes() as counted:
             leaf = logits.clone().requires_grad_()
             torch.autograd.grad(bound(name, labels)(leaf, target, 0.5).sum(), leaf)
-        return live.most / (4 * logits.numel())
+        return counted.peak / (4 * logits.numel())
 
     assert volumes() > 3.5  # at once
     cut(channels * 6 * 7)
@@ -111,7 +111,7 @@ def test_a_loss_needs_its_derivative_and_a_slab(name: str, kind: str, cut: Calla
 def test_scores_need_a_slab(cut: Callable[[int], None]) -> None:
     logits, target = torch.randn(1, 30, 40, 6, 7), torch.randint(30, (1, 1, 40, 6, 7))
     cut(30 * 6 * 7)
-    with LiveBytes() as live:
+    with LiveBytes() as counted:
         hard_dice(logits, target, Labels())
         spread(logits)
-    assert live.most <= 1.3 * 4 * logits.numel()  # slabs are views of the logits, which count
+    assert counted.peak <= 1.3 * 4 * logits.numel()  # slabs are views of the logits, which count
