@@ -70,6 +70,7 @@ torch_version() {
 # The constraints go through the environment, as relative paths (pip splits the values at blanks), because pip hands
 # these variables on to the environments in which it builds packages.
 export PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+export PIP_NO_COMPILE=1  # pip would compile on one core; all of them do it at the end
 
 # PyTorch comes first and by itself: it alone decides between a CPU build (200 MB) and a CUDA build (several GB). Once it
 # is there, and held by the constraint below, no later package can make pip exchange it for another one. Where a CPU
@@ -93,6 +94,9 @@ fi
 
 step "nnU-Net, this package and the tools"
 "$python" -m pip install -qq -e '.[dev,docs]'
+
+step "bytecode"  # without those files that are no Python, such as templates
+"$python" -m compileall -qq -j 0 "$("$python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 
 printf '%s\n' "$stamp" >.venv/setup.stamp
 step "done"

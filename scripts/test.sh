@@ -5,8 +5,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+bash scripts/browser.sh & browser=$!
 bash scripts/setup.sh
-bash scripts/browser.sh || true  # without one, the tests that open a dossier skip and say so
+wait "$browser" || true  # without a browser, the tests that open a dossier in one skip and say so
 export PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # for the commands that tests start; see one_thread in tests/conftest.py
 
