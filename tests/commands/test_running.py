@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -36,11 +37,24 @@ class Killed:
             time.sleep(10)
 
 
+@pytest.fixture
+def usual_sigint() -> Iterator[None]:
+    """What a terminal's Ctrl-C does, in the background too, where the shell lets it do nothing."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
 @pytest.mark.parametrize(
     ("number", "status", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
 )
 def test_a_polite_kill_cleans_up(
-    number: signal.Signals, status: int, word: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals,
+    status: int,
+    word: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    usual_sigint: None,
 ) -> None:
     handlers = [signal.getsignal(known) for known in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(SystemExit) as stop:
