@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "kill_test.py"
-FEW = ["3", pytest.param("10", marks=pytest.mark.slow)]
-"""Kills: in every run, and in the long proof."""
+KILLS = "10"
 
 
 def kill(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -23,9 +22,9 @@ def kill(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
-def same_end(done: subprocess.CompletedProcess[str], kills: str) -> None:
+def same_end(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{kills} kills, " in done.stdout
+    assert f"{KILLS} kills, " in done.stdout
     assert "all with the same end" in done.stdout
 
 
@@ -35,14 +34,13 @@ def audit(trained_model: Path, phantom: Any) -> list[object]:
     return [*command, *"--attack fgsm --eps 0.3 --limit 3 --no-margins --check-cases 0 --no-tta".split()]
 
 
-@pytest.mark.parametrize("kills", FEW)
-def test_an_audit(kills: str, trained_model: Path, phantom: Any) -> None:
-    same_end(kill("audit", kills, "--workers", "0", *audit(trained_model, phantom)), kills)
+def test_an_audit(trained_model: Path, phantom: Any) -> None:
+    same_end(kill("audit", KILLS, "--workers", "0", *audit(trained_model, phantom)))
 
 
 @pytest.mark.slow
 def test_an_audit_with_two_workers(trained_model: Path, phantom: Any) -> None:
-    same_end(kill("audit", "10", "--slowest", "20", *audit(trained_model, phantom)), "10")
+    same_end(kill("audit", KILLS, "--slowest", "20", *audit(trained_model, phantom)))
 
 
 @pytest.mark.slow  # every run compares an interrupted training with a whole one, in training/test_resume.py
@@ -52,11 +50,10 @@ def test_a_training(phantom: Any) -> None:
     settings = ["epochs=4", "iterations_per_epoch=2", "tau=0.01", "snapshot_interval=1", "robust_steps=1"]
     plan.main(["-d", str(phantom.dataset_id), "--name", "nnUNetPlansKill", "--overwrite", "--set", *settings])
     arguments = (phantom.dataset_id, "2d_cpu", 0, "-tr", "nnUNetTrainerIMA", "-p", "nnUNetPlansKill", "-device", "cpu")
-    same_end(kill("training", "10", *arguments), "10")
+    same_end(kill("training", KILLS, *arguments))
 
 
-@pytest.mark.parametrize("kills", FEW)
-def test_a_classifier(kills: str, tmp_path: Path) -> None:
+def test_a_classifier(tmp_path: Path) -> None:
     for number in range(24):
         rng, label = np.random.default_rng(number), number % 2
         stripes = 40 * label * ((np.arange(32)[:, None] + np.arange(32)) % 2)
@@ -64,7 +61,7 @@ def test_a_classifier(kills: str, tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((100 + 25 * rng.random((32, 32)) + stripes).astype(np.uint8)).save(file)
     settings = ["size=32", "epochs=5", "batch_size=8", "robust_images=2", "robust_steps=1"]
-    same_end(kill("classifier", kills, "--data", tmp_path / "images", "--method", "ima", "--set", *settings), kills)
+    same_end(kill("classifier", KILLS, "--data", tmp_path / "images", "--method", "ima", "--set", *settings))
 
 
 def test_unknown_things_are_refused_with_the_usage() -> None:
